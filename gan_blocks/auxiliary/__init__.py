@@ -1,0 +1,1 @@
+"""Auxiliary loss terms and weights."""

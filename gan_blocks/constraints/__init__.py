@@ -1,0 +1,1 @@
+"""Constraints that act on a module after a step."""

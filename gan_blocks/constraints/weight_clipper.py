@@ -1,0 +1,60 @@
+"""Weight clipping of the first WGAN paper."""
+
+import torch
+from torch import nn
+
+from gan_blocks.spec import block
+from gan_blocks.types import PositiveFloat
+
+NORMALISATION = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
+
+@block()
+class WeightClipper:
+    r"""Clips every weight and bias of a module to $[-c, c]$, in place.
+
+    Call it after **every** step of the critic's optimiser. A multilayer perceptron clipped this way
+    has a Lipschitz constant that depends on its widths only; [`lipschitz_bound`]
+    [gan_blocks.lipschitz_bound] gives a number. Scales and offsets of normalisation layers are
+    left alone: clipped to 0.01 they would switch the layer off.
+
+    Args:
+        bound: $c$.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> critic = nn.Linear(4, 1)
+        >>> clip = WeightClipper(bound=0.01)
+        >>> clip(critic)
+        >>> bool(critic.weight.abs().max() <= 0.01)
+        True
+
+    Reference:
+        Arjovsky, Chintala and Bottou, "Wasserstein GAN", 2017, arXiv:1701.07875, algorithm 1, line 7.
+    """
+
+    def __init__(self, bound: PositiveFloat = 0.01) -> None:
+        self.bound = bound
+
+    @torch.no_grad()
+    def __call__(self, module: nn.Module) -> None:
+        """Clip the parameters.
+
+        Args:
+            module: The critic.
+        """
+        parameters = [
+            parameter
+            for part in module.modules()
+            if not isinstance(part, NORMALISATION)
+            for parameter in part.parameters(recurse=False)
+        ]
+        if parameters:
+            torch._foreach_clamp_min_(parameters, -self.bound)
+            torch._foreach_clamp_max_(parameters, self.bound)

@@ -1,0 +1,54 @@
+"""The Jensen-Shannon divergence of the f-GAN paper."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gan_blocks._math import softplus
+from gan_blocks.divergences.base import FDivergence
+from gan_blocks.spec import block
+
+
+@block(double_backward=True, compile=True)
+class JensenShannon(FDivergence):
+    r"""Twice the Jensen-Shannon divergence, as the f-GAN paper's $f$ gives it; between 0 and $2 \log 2$.
+
+    $$f(u) = u \log \frac{2u}{1+u} + \log\frac{2}{1+u}, \quad f'(u) = \log \frac{2u}{1+u}, \quad
+      f^*(t) = -\log(2 - e^t) \;(t < \log 2),$$
+
+    $$g(v) = \log 2 - \zeta(-v), \quad f^*(g(v)) = \zeta(v) - \log 2,$$
+
+    where $\zeta(x) = \log(1 + e^x)$ is the softplus. The true
+    $\mathrm{JSD}(P, Q) = \tfrac12 \mathrm{KL}(P \| M) + \tfrac12 \mathrm{KL}(Q \| M)$ with
+    $M = (P+Q)/2$ is half of it. Symmetric in $P$ and $Q$; finite for all critic values.
+
+    Example:
+        >>> import torch
+        >>> JensenShannon().between(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+        tensor(1.3863)
+
+    Reference:
+        Nowozin, Cseke and Tomioka, "f-GAN", 2016, arXiv:1606.00709, tables 1, 2 and 6.
+    """
+
+    threshold = 0.0
+    slope_at_infinity = math.log(2)
+
+    def f(self, u: Tensor) -> Tensor:
+        # 2u/(1+u) = 1 + d and 2/(1+u) = 1 - d: no cancellation near u = 1.
+        d = (u - 1) / (u + 1)
+        return torch.special.xlog1py(u, d) + torch.log1p(-d)
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return torch.log1p((u - 1) / (u + 1))
+
+    def conjugate(self, t: Tensor) -> Tensor:
+        inside = t < math.log(2)
+        return torch.where(inside, -torch.log1p(-torch.expm1(torch.where(inside, t, 0))), math.inf)
+
+    def activation(self, v: Tensor) -> Tensor:
+        return math.log(2) - softplus(-v)
+
+    def conjugate_of_activation(self, v: Tensor) -> Tensor:
+        return softplus(v) - math.log(2)

@@ -1,0 +1,47 @@
+"""The Pearson chi-squared divergence."""
+
+import math
+
+from torch import Tensor
+
+from gan_blocks.divergences.base import FDivergence
+from gan_blocks.spec import block
+
+
+@block(double_backward=True, compile=True)
+class PearsonChi2(FDivergence):
+    r"""The Pearson divergence $\chi^2(P \| Q) = \int (p - q)^2 / q$.
+
+    $$f(u) = (u-1)^2, \quad f'(u) = 2(u-1), \quad f^*(t) = \begin{cases} t^2/4 + t & t \ge -2 \\
+      -1 & t < -2 \end{cases}, \quad g(v) = v.$$
+
+    The second case is missing from the paper's table; without it $f^*$ is not increasing and the
+    bound can be false.
+
+    Example:
+        >>> import torch
+        >>> PearsonChi2().between(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
+        tensor(0.3333)
+
+    Reference:
+        Nowozin, Cseke and Tomioka, "f-GAN", 2016, arXiv:1606.00709, tables 1, 2 and 6.
+    """
+
+    threshold = 0.0
+    slope_at_infinity = math.inf
+
+    def f(self, u: Tensor) -> Tensor:
+        return (u - 1).square()
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return 2 * (u - 1)
+
+    def conjugate(self, t: Tensor) -> Tensor:
+        s = t.clamp(min=-2)
+        return s.square() / 4 + s
+
+    def activation(self, v: Tensor) -> Tensor:
+        return v
+
+    def conjugate_of_activation(self, v: Tensor) -> Tensor:
+        return self.conjugate(v)

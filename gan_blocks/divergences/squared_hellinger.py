@@ -1,0 +1,47 @@
+"""The squared Hellinger divergence."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gan_blocks.divergences.base import FDivergence
+from gan_blocks.spec import block
+
+
+@block(double_backward=True, compile=True)
+class SquaredHellinger(FDivergence):
+    r"""The squared Hellinger divergence $\int (\sqrt p - \sqrt q)^2$, between 0 and 2.
+
+    $$f(u) = (\sqrt u - 1)^2, \quad f'(u) = 1 - u^{-1/2}, \quad f^*(t) = \frac{t}{1-t} \;(t < 1), \quad
+      g(v) = 1 - e^{-v}, \quad f^*(g(v)) = e^v - 1.$$
+
+    Symmetric in $P$ and $Q$. Critic values beyond $\pm 88$ exceed float32 and give infinity.
+
+    Example:
+        >>> import torch
+        >>> SquaredHellinger().between(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
+        tensor(0.0681)
+
+    Reference:
+        Nowozin, Cseke and Tomioka, "f-GAN", 2016, arXiv:1606.00709, tables 1, 2 and 6.
+    """
+
+    threshold = 0.0
+    slope_at_infinity = 1.0
+
+    def f(self, u: Tensor) -> Tensor:
+        return (u.sqrt() - 1).square()
+
+    def derivative(self, u: Tensor) -> Tensor:
+        return 1 - u.rsqrt()
+
+    def conjugate(self, t: Tensor) -> Tensor:
+        inside = t < 1
+        return torch.where(inside, t / torch.where(inside, 1 - t, 1), math.inf)
+
+    def activation(self, v: Tensor) -> Tensor:
+        return -torch.expm1(-v)
+
+    def conjugate_of_activation(self, v: Tensor) -> Tensor:
+        return torch.expm1(v)

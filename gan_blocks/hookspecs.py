@@ -1,0 +1,70 @@
+"""The whole extension surface: one hook per kind of block.
+
+A plugin is a module (or any object) with some of these functions, each marked with ``hookimpl``
+and returning the classes it adds:
+
+    from gan_blocks import hookimpl
+
+    @hookimpl
+    def gan_blocks_losses():
+        return [MyLoss]
+
+A package names its plugin in the entry-point group ``gan_blocks``. A plugin may state the
+version of the hooks that it was written for as ``hook_version = 1``.
+"""
+
+from collections.abc import Sequence
+
+import pluggy
+
+from gan_blocks.types import Kind
+
+HOOK_VERSION = 1
+
+hookspec = pluggy.HookspecMarker("gan_blocks")
+hookimpl = pluggy.HookimplMarker("gan_blocks")
+
+HOOKS: dict[Kind, str] = {
+    "layer": "gan_blocks_layers",
+    "loss": "gan_blocks_losses",
+    "auxiliary": "gan_blocks_auxiliary",
+    "divergence": "gan_blocks_divergences",
+    "penalty": "gan_blocks_penalties",
+    "constraint": "gan_blocks_constraints",
+    "network": "gan_blocks_networks",
+}
+
+
+@hookspec
+def gan_blocks_layers() -> Sequence[type]:
+    """Modules to put into one's own network."""
+
+
+@hookspec
+def gan_blocks_losses() -> Sequence[type]:
+    """Adversarial losses, with ``discriminator`` and ``generator``."""
+
+
+@hookspec
+def gan_blocks_auxiliary() -> Sequence[type]:
+    """Further loss terms and weights, each with its own documented call."""
+
+
+@hookspec
+def gan_blocks_divergences() -> Sequence[type]:
+    """f-divergences."""
+
+
+@hookspec
+def gan_blocks_penalties() -> Sequence[type]:
+    """Penalties on the critic's gradient with respect to its input."""
+
+
+@hookspec
+def gan_blocks_constraints() -> Sequence[type]:
+    """Constraints that act on a module after an optimiser step."""
+
+
+@hookspec
+def gan_blocks_networks() -> Sequence[type]:
+    """Whole generators and discriminators."""

@@ -1,0 +1,1 @@
+"""Modules to put into one's own network."""

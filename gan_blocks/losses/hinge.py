@@ -1,0 +1,68 @@
+"""The hinge loss."""
+
+from torch import Tensor, nn
+
+from gan_blocks._math import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks.spec import block
+from gan_blocks.types import Combine, Logits
+
+
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    dtypes=("float16", "bfloat16", "float32", "float64"),
+)
+class HingeLoss(nn.Module):
+    r"""The hinge GAN loss.
+
+    For real critic values $r$ and fake ones $f$ both sides minimise
+
+    $$L_D = \mathbb{E}\max(0, 1 - r) + \mathbb{E}\max(0, 1 + f), \qquad L_G = -\mathbb{E} f.$$
+
+    A sample on the right side of its margin gives the critic no gradient. The optimum is
+    $D^* = \mathrm{sign}(p - q)$ with loss $2 - 2\,\mathrm{TV}(p, q)$. VQGAN and latent diffusion use
+    half of $L_D$.
+
+    Args:
+        combine: How several sub-discriminators are combined.
+
+    Shape:
+        Critic values of any shape, or a list of such tensors; the batch sizes of real and fake may
+        differ. The result is a scalar of at least float32.
+
+    Raises:
+        ValueError: If the values are empty, or differ in more than the batch size.
+        TypeError: If they are not floating point.
+
+    Example:
+        >>> import torch
+        >>> loss = HingeLoss()
+        >>> loss.discriminator(torch.tensor([0.5, 3.0]), torch.tensor([-1.0, 0.0]))
+        tensor(0.7500)
+        >>> loss.generator(torch.tensor([-1.0, 0.0]))
+        tensor(0.5000)
+
+    Reference:
+        Lim and Ye, "Geometric GAN", 2017, arXiv:1705.02894; Miyato et al., "Spectral Normalization
+        for GANs", 2018, arXiv:1802.05957, equations 16 and 17.
+    """
+
+    def __init__(self, combine: Combine = "sum") -> None:
+        super().__init__()
+        self.combine: Combine = combine
+
+    def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
+        """The critic's loss."""
+        terms = [
+            (1 - r).relu().mean() + (1 + f).relu().mean()
+            for r, f in pairs_of_critics(real_logits, fake_logits)
+        ]
+        return combined(terms, self.combine)
+
+    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+        """The generator's loss; real values are not used."""
+        terms = [-f.mean() for f in sub_critics("fake_logits", fake_logits)]
+        return combined(terms, self.combine)
+
+    forward = two_sided

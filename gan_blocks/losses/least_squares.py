@@ -1,0 +1,89 @@
+"""LSGAN."""
+
+from torch import Tensor, nn
+
+from gan_blocks._math import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks.spec import block
+from gan_blocks.types import Combine, Logits
+
+
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    dtypes=("float16", "bfloat16", "float32", "float64"),
+)
+class LeastSquaresLoss(nn.Module):
+    r"""The least-squares GAN loss.
+
+    For real critic values $r$ and fake ones $f$ both sides minimise
+
+    $$L_D = \tfrac12 \mathbb{E}(r - b)^2 + \tfrac12 \mathbb{E}(f - a)^2,
+      \qquad L_G = \tfrac12 \mathbb{E}(f - c)^2,$$
+
+    where $a$, $b$ and $c$ are the fake, real and generator targets. The optimum is
+    $D^* = (b p + a q)/(p + q)$. With $(a, b, c) = (-1, 1, 0)$, hence $b - c = 1$ and $b - a = 2$, the
+    generator minimises half the Pearson divergence between $p + q$ and $2q$. The halves are the
+    paper's; vocoders such as HiFi-GAN leave them out, which doubles both sides.
+
+    Args:
+        fake_target: $a$.
+        real_target: $b$.
+        generator_target: $c$.
+        combine: How several sub-discriminators are combined.
+
+    Shape:
+        Critic values of any shape, or a list of such tensors; the batch sizes of real and fake may
+        differ. The result is a scalar of at least float32.
+
+    Raises:
+        ValueError: If the values are empty, or differ in more than the batch size.
+        TypeError: If they are not floating point.
+
+    Example:
+        >>> import torch
+        >>> loss = LeastSquaresLoss()
+        >>> loss.discriminator(torch.ones(8), torch.full((8,), 0.5))
+        tensor(0.1250)
+        >>> loss.generator(torch.full((8,), 0.5))
+        tensor(0.1250)
+
+    Reference:
+        Mao et al., "Least Squares Generative Adversarial Networks", 2017, arXiv:1611.04076,
+        equations 2 and 9.
+    """
+
+    def __init__(
+        self,
+        fake_target: float = 0.0,
+        real_target: float = 1.0,
+        generator_target: float = 1.0,
+        combine: Combine = "sum",
+    ) -> None:
+        super().__init__()
+        if fake_target == real_target:
+            raise ValueError(
+                "fake_target and real_target are equal, so there is nothing to tell apart"
+            )
+        self.fake_target = fake_target
+        self.real_target = real_target
+        self.generator_target = generator_target
+        self.combine: Combine = combine
+
+    def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
+        """The discriminator's loss."""
+        terms = [
+            ((r - self.real_target).square().mean() + (f - self.fake_target).square().mean()) / 2
+            for r, f in pairs_of_critics(real_logits, fake_logits)
+        ]
+        return combined(terms, self.combine)
+
+    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+        """The generator's loss; real logits are not used."""
+        terms = [
+            (f - self.generator_target).square().mean() / 2
+            for f in sub_critics("fake_logits", fake_logits)
+        ]
+        return combined(terms, self.combine)
+
+    forward = two_sided

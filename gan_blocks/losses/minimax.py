@@ -1,0 +1,70 @@
+"""The original game of Goodfellow et al."""
+
+from torch import Tensor, nn
+
+from gan_blocks._math import combined, pairs_of_critics, softplus, sub_critics, two_sided
+from gan_blocks.spec import block
+from gan_blocks.types import Combine, Logits
+
+
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    dtypes=("float16", "bfloat16", "float32", "float64"),
+)
+class MinimaxLoss(nn.Module):
+    r"""The zero-sum game of the first GAN paper, on logits.
+
+    With $D(x) = \sigma(r)$ on a real sample of logit $r$ and $D(G(z)) = \sigma(f)$ on a generated
+    one, both sides minimise
+
+    $$L_D = -\mathbb{E}\log D(x) - \mathbb{E}\log(1 - D(G(z)))
+          = \mathbb{E}\,\zeta(-r) + \mathbb{E}\,\zeta(f), \qquad L_G = -\mathbb{E}\,\zeta(f),$$
+
+    where $\zeta(x) = \log(1 + e^x)$ is the softplus. The optimal discriminator is
+    $D^* = p/(p+q)$, and its loss there is $2 \log 2 - 2\,\mathrm{JSD}(p, q)$. The generator's
+    gradient $-\sigma(f)$ vanishes when the discriminator wins; train with
+    [`NonSaturatingLoss`][gan_blocks.NonSaturatingLoss].
+
+    Args:
+        combine: How several sub-discriminators are combined.
+
+    Shape:
+        Logits of any shape, or a list of such tensors; the batch sizes of real and fake may differ.
+        The result is a scalar of at least float32.
+
+    Raises:
+        ValueError: If logits are empty, or differ in more than the batch size.
+        TypeError: If logits are not floating point.
+
+    Example:
+        >>> import torch
+        >>> loss = MinimaxLoss()
+        >>> loss.discriminator(torch.zeros(8), torch.zeros(8))
+        tensor(1.3863)
+        >>> loss.generator(torch.zeros(8))
+        tensor(-0.6931)
+
+    Reference:
+        Goodfellow et al., "Generative Adversarial Nets", 2014, arXiv:1406.2661, equation 1.
+    """
+
+    def __init__(self, combine: Combine = "sum") -> None:
+        super().__init__()
+        self.combine: Combine = combine
+
+    def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
+        """The discriminator's loss."""
+        terms = [
+            softplus(-r).mean() + softplus(f).mean()
+            for r, f in pairs_of_critics(real_logits, fake_logits)
+        ]
+        return combined(terms, self.combine)
+
+    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+        """The generator's loss; real logits are not used."""
+        terms = [-softplus(f).mean() for f in sub_critics("fake_logits", fake_logits)]
+        return combined(terms, self.combine)
+
+    forward = two_sided

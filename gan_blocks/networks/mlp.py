@@ -1,0 +1,176 @@
+"""Multilayer perceptrons: the smallest generator and discriminator."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
+from gan_blocks.spec import block
+from gan_blocks.types import NonNegativeInt, PositiveInt, Shape
+
+Activation = Literal["relu", "leaky_relu", "silu", "tanh", "softplus"]
+
+ACTIVATIONS: dict[str, Any] = {
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+}
+NORMS: dict[str, Any] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+OUTPUTS: dict[str, Any] = {"none": nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
+
+def _hidden_layers(
+    in_features: int, width: int, depth: int, activation: str, norm: str, options: dict[str, Any]
+) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers.append(nn.Linear(width if i else in_features, width, **options))
+        if norm != "none":
+            layers.append(NORMS[norm](width, **options))
+        layers.append(ACTIVATIONS[activation]())
+    return layers
+
+
+@block(double_backward=True, compile=True, autocast=True)
+class MLPGenerator(nn.Module):
+    r"""A multilayer perceptron from latent vectors to samples.
+
+    `depth` hidden layers of linear map, normalisation and activation, then a linear map and the
+    output activation.
+
+    Args:
+        latent_dim: Length of a latent vector $z \sim N(0, I)$.
+        output_shape: Shape of one sample, `[2]` for points in the plane or `[1, 8, 8]` for images.
+        width: Units of a hidden layer.
+        depth: Number of hidden layers.
+        activation: After each hidden layer; `leaky_relu` has slope 0.2.
+        norm: Normalisation of the hidden layers. With `batch` a sample depends on its batch while
+            the network trains.
+        output: Activation of the output: `tanh` for data in [-1, 1], `sigmoid` for [0, 1].
+        device: Where the weights are made.
+        dtype: Their dtype.
+
+    Shape:
+        `(N, latent_dim)` to `(N, *output_shape)`.
+
+    Raises:
+        ValueError: If the latent vectors have another length.
+
+    Example:
+        >>> import torch
+        >>> generator = MLPGenerator(16, (1, 8, 8), width=32, output="tanh")
+        >>> generator(torch.randn(5, 16)).shape
+        torch.Size([5, 1, 8, 8])
+
+    Reference:
+        Goodfellow et al., "Generative Adversarial Nets", 2014, arXiv:1406.2661, section 3, whose
+        generator is such a network.
+    """
+
+    def __init__(
+        self,
+        latent_dim: PositiveInt,
+        output_shape: Shape,
+        width: PositiveInt = 256,
+        depth: NonNegativeInt = 3,
+        activation: Activation = "relu",
+        norm: Literal["none", "batch", "layer"] = "none",
+        output: Literal["none", "tanh", "sigmoid"] = "none",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        options = {"device": device, "dtype": dtype}
+        self.latent_dim = latent_dim
+        self.output_shape = output_shape
+        self.layers = nn.Sequential(
+            *_hidden_layers(latent_dim, width, depth, activation, norm, options),
+            nn.Linear(width if depth else latent_dim, math.prod(output_shape), **options),
+            OUTPUTS[output](),
+            nn.Unflatten(1, output_shape),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Samples from latent vectors."""
+        if z.dim() != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(
+                f"MLPGenerator takes latent vectors of shape (N, {self.latent_dim}), "
+                f"got {tuple(z.shape)}"
+            )
+        return self.layers(z)
+
+
+@block(double_backward=True, compile=True, autocast=True)
+class MLPDiscriminator(nn.Module):
+    r"""A multilayer perceptron from samples to logits.
+
+    The sample is flattened; `depth` hidden layers of linear map, normalisation and activation follow,
+    then a linear map to one logit. No sigmoid: the losses take logits.
+
+    Args:
+        input_shape: Shape of one sample, `[2]` for points in the plane or `[1, 8, 8]` for images.
+        width: Units of a hidden layer.
+        depth: Number of hidden layers.
+        activation: After each hidden layer; `leaky_relu` has slope 0.2.
+        norm: Normalisation of the hidden layers. There is no batch norm here: it mixes the samples,
+            which gradient penalties do not allow.
+        device: Where the weights are made.
+        dtype: Their dtype.
+
+    Shape:
+        `(N, *input_shape)` to `(N,)`.
+
+    Raises:
+        ValueError: If the samples have another shape.
+
+    Example:
+        >>> import torch
+        >>> discriminator = MLPDiscriminator((1, 8, 8), width=32)
+        >>> discriminator(torch.rand(5, 1, 8, 8)).shape
+        torch.Size([5])
+
+    Reference:
+        Goodfellow et al., "Generative Adversarial Nets", 2014, arXiv:1406.2661, section 3, whose
+        discriminator is such a network.
+    """
+
+    def __init__(
+        self,
+        input_shape: Shape,
+        width: PositiveInt = 256,
+        depth: NonNegativeInt = 3,
+        activation: Activation = "leaky_relu",
+        norm: Literal["none", "layer"] = "none",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        options = {"device": device, "dtype": dtype}
+        in_features = math.prod(input_shape)
+        self.input_shape = input_shape
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            *_hidden_layers(in_features, width, depth, activation, norm, options),
+            nn.Linear(width if depth else in_features, 1, **options),
+            nn.Flatten(0),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of samples."""
+        if x.shape[1:] != self.input_shape:
+            raise ValueError(
+                f"MLPDiscriminator takes samples of shape (N, "
+                f"{', '.join(map(str, self.input_shape))}), got {tuple(x.shape)}"
+            )
+        return self.layers(x)
+
+
+@lipschitz_rule(MLPGenerator, MLPDiscriminator)
+def _layers_in_turn(module: Any, input_shape: tuple[int, ...]) -> float:
+    return lipschitz_bound(module.layers, input_shape)

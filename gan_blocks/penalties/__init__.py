@@ -1,0 +1,1 @@
+"""Penalties on the critic's input gradient."""

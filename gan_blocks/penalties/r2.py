@@ -1,0 +1,86 @@
+"""The R2 penalty: gradients at generated samples."""
+
+import torch
+from torch import Tensor, nn
+
+from gan_blocks._math import gradient_of_logits, input_gradient
+from gan_blocks.spec import block
+from gan_blocks.types import Critic, NonNegativeFloat
+
+
+@block(double_backward=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
+class R2Penalty(nn.Module):
+    r"""The R2 penalty: the squared norm of the critic's gradient at generated samples.
+
+    $$\frac{\gamma}{2}\, \mathbb{E}_{\tilde x \sim q} \|\nabla D(\tilde x)\|_2^2$$
+
+    The squared norm is each sample's, over all its dimensions. The generated samples are detached:
+    the penalty trains the critic only. R3GAN uses it together with
+    [`R1Penalty`][gan_blocks.R1Penalty].
+
+    Args:
+        gamma: $\gamma$.
+
+    Shape:
+        Samples of shape `(N, ...)`; the critic maps them to logits of any shape, and several logits
+        of one sample are summed. The result is a scalar of at least float32.
+
+    Raises:
+        ValueError: If the critic's output does not depend on its input.
+
+    Warns:
+        UserWarning: If the critic has batch norm in training mode, which mixes the samples.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> penalty = R2Penalty(gamma=1.0)
+        >>> critic = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+        >>> real, fake = torch.rand(16, 1, 8, 8), torch.rand(16, 1, 8, 8)
+        >>> value = penalty(critic, real, fake)
+        >>> torch.testing.assert_close(value, critic[1].weight.square().sum() / 2)
+
+        Without a second forward, inside a training step:
+
+        >>> _ = fake.requires_grad_()
+        >>> logits = critic(fake)
+        >>> torch.testing.assert_close(penalty.from_logits(logits, fake), value)
+
+    Reference:
+        Mescheder, Geiger and Nowozin, "Which Training Methods for GANs do actually Converge?", 2018,
+        arXiv:1801.04406, equation 10.
+    """
+
+    def __init__(self, gamma: NonNegativeFloat = 10.0) -> None:
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(
+        self,
+        critic: Critic,
+        real: Tensor | None,
+        fake: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The penalty, weight included.
+
+        Args:
+            critic: The critic, or any function of a batch.
+            real: Not used.
+            fake: Generated samples.
+            generator: Not used; nothing is drawn.
+        """
+        return self._penalty(input_gradient(critic, fake))
+
+    def from_logits(self, logits: Tensor, inputs: Tensor) -> Tensor:
+        """The penalty from logits that the loss has already computed, which saves a forward.
+
+        Args:
+            logits: The critic's output on the inputs.
+            inputs: Generated samples, with `requires_grad_()` set before the critic saw them.
+        """
+        return self._penalty(gradient_of_logits(logits, inputs))
+
+    def _penalty(self, gradient: Tensor) -> Tensor:
+        return self.gamma / 2 * gradient.square().sum(dim=1).mean()

@@ -1,0 +1,534 @@
+"""Finds blocks by name, builds them from specs, and loads plugins when they are asked for.
+
+Built-in blocks have bare names, ``HingeLoss``. A plugin's blocks are ``plugin/Class``, ``plugin``
+being its name in the entry-point group ``gan_blocks``. A plugin is imported when its prefix is
+first asked for; one that fails is remembered, and stops nothing else.
+"""
+
+import importlib.metadata
+import inspect
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Annotated, Any, Literal, cast, get_args
+
+import pluggy
+from pydantic_core import core_schema
+from torch import nn
+
+from gan_blocks import hookspecs, spec
+from gan_blocks.errors import InvalidArgumentsError, PluginError, Problem, UnknownBlockError
+from gan_blocks.spec import Blueprint, blueprint, did_you_mean, shown
+from gan_blocks.types import AdversarialLoss, Divergence, Kind
+
+GROUP = "gan_blocks"
+BUILTIN = "builtin"
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_Status = Literal["builtin", "registered", "not loaded", "loaded", "failed", "disabled"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A block that the registry knows.
+
+    Args:
+        name: What a spec calls it.
+        kind: Which of the seven kinds it is.
+        cls: The class.
+        plugin: Where it came from; ``builtin`` for the library's own.
+    """
+
+    name: str
+    kind: Kind
+    cls: type
+    plugin: str
+
+    @property
+    def blueprint(self) -> Blueprint:
+        return cast(Blueprint, blueprint(self.cls))
+
+
+@dataclass
+class PluginInfo:
+    """A plugin and what became of it.
+
+    Args:
+        name: Its entry-point name, the prefix of its blocks.
+        distribution: The package that brings it, with version.
+        status: Whether it is loaded.
+        error: Why it failed, in one line, with the remedy.
+    """
+
+    name: str
+    distribution: str = ""
+    status: _Status = "not loaded"
+    error: str = ""
+
+
+class Registry:
+    """All blocks of the process. The library's own is ``gan_blocks.registry``."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager("gan_blocks")
+        self._manager.add_hookspecs(hookspecs)
+        self._entries: dict[str, Entry] = {}
+        self._by_class: dict[type, Entry] = {}
+        self._plugins: dict[str, PluginInfo] = {}
+        self._entry_points: dict[str, list[importlib.metadata.EntryPoint]] | None = None
+
+    # --- adding blocks ---------------------------------------------------------------------
+
+    def register_builtin(self, plugin: object) -> None:
+        """Register the library's own plugin, whose blocks have bare names."""
+        self._plugins[BUILTIN] = PluginInfo(BUILTIN, "gan_blocks", "builtin")
+        self._add(self._collect(plugin, BUILTIN), BUILTIN)
+
+    def register(
+        self,
+        plugin: ModuleType | type | Iterable[type] | object,
+        name: str,
+        kind: Kind | None = None,
+    ) -> None:
+        """Register blocks of a notebook or a single file, which then are ``name/Class``.
+
+        Registering the same name again replaces its blocks, so a notebook cell can be run twice.
+
+        Args:
+            plugin: A block class or several; or a module: its hooks if it has any, else the block
+                classes that it defines.
+            name: The prefix.
+            kind: The kind of the classes. May be left out for losses, divergences, penalties and
+                constraints, which are told by their methods.
+
+        Raises:
+            PluginError: If the name is taken or malformed, something is not a block class, or the
+                kind cannot be told.
+
+        Example:
+            >>> from torch import nn
+            >>> from gan_blocks import block, build, registry
+            >>> @block
+            ... class Double(nn.Module):
+            ...     def forward(self, x):
+            ...         return 2 * x
+            >>> registry.register(Double, name="mine", kind="layer")
+            >>> build({"block": "mine/Double"})
+            Double()
+        """
+        if not isinstance(name, str) or not name or "/" in name or name == BUILTIN:
+            raise PluginError(f"a plugin's name is a word without a slash, got {shown(name)}")
+        if name in self._installed() and self._plugins[name].status != "disabled":
+            raise PluginError(
+                f"the name {name!r} belongs to the installed package "
+                f"{self._plugins[name].distribution}; choose another"
+            )
+        if isinstance(plugin, type):
+            found = [(_kind_of(plugin, kind), plugin)]
+        elif isinstance(plugin, Iterable):
+            found = [(_kind_of(cls, kind), cls) for cls in plugin]
+        elif _hooks_of(plugin):
+            found = self._collect(plugin, name)
+        elif isinstance(plugin, ModuleType):
+            classes = [
+                cls
+                for cls in vars(plugin).values()
+                if isinstance(cls, type) and blueprint(cls) and cls.__module__ == plugin.__name__
+            ]
+            found = [(_kind_of(cls, kind), cls) for cls in classes]
+        else:
+            raise PluginError(f"{shown(plugin)} is neither a module nor a block class")
+        if not found:
+            raise PluginError(
+                f"{name!r} adds no block: decorate its classes with @block, or return them from a "
+                "hook such as gan_blocks_losses"
+            )
+        self._forget(name)
+        self._add(found, name)
+        self._plugins[name] = PluginInfo(name, "in process", "registered")
+
+    def _add(self, found: Iterable[tuple[Kind, type]], plugin: str) -> None:
+        prefix = "" if plugin == BUILTIN else f"{plugin}/"
+        entries: dict[str, Entry] = {}
+        for kind, cls in found:
+            if not isinstance(cls, type):
+                raise PluginError(f"plugin {plugin!r} returns {shown(cls)}, which is no class")
+            if blueprint(cls) is None:
+                raise PluginError(f"{plugin!r}: decorate {cls.__name__} with @block")
+            name = f"{prefix}{cls.__name__}"
+            if name in entries and entries[name].cls is not cls:
+                raise PluginError(f"plugin {plugin!r} has two blocks named {cls.__name__}")
+            entries[name] = Entry(name, kind, cls, plugin)
+        self._entries |= entries
+        # A class that a second plugin registers again keeps its first name.
+        self._by_class = {entry.cls: entry for entry in entries.values()} | self._by_class
+
+    def _forget(self, plugin: str) -> None:
+        self._entries = {n: e for n, e in self._entries.items() if e.plugin != plugin}
+        self._by_class = {c: e for c, e in self._by_class.items() if e.plugin != plugin}
+
+    def _collect(self, plugin: object, name: str) -> list[tuple[Kind, type]]:
+        """The classes that one plugin's hooks return."""
+        version = getattr(plugin, "hook_version", hookspecs.HOOK_VERSION)
+        if version != hookspecs.HOOK_VERSION:
+            raise PluginError(
+                f"it was written for version {version} of the hooks and this gan_blocks has "
+                f"version {hookspecs.HOOK_VERSION}: install versions that agree"
+            )
+        unknown = set(_hooks_of(plugin)) - set(hookspecs.HOOKS.values())
+        if unknown:
+            hints = [
+                f"{hook}{did_you_mean(hook, list(hookspecs.HOOKS.values()))}" for hook in unknown
+            ]
+            raise PluginError(f"it has a hook that does not exist: {'; '.join(sorted(hints))}")
+        if self._manager.has_plugin(name):
+            self._manager.unregister(name=name)
+        try:
+            self._manager.register(plugin, name=name)
+        except (ValueError, pluggy.PluginValidationError) as error:
+            raise PluginError(str(error)) from None
+        others = [other for other in self._manager.get_plugins() if other is not plugin]
+        found: list[tuple[Kind, type]] = []
+        try:
+            for kind, hook in hookspecs.HOOKS.items():
+                for classes in self._manager.subset_hook_caller(hook, others)():
+                    if isinstance(classes, type | str) or not isinstance(classes, Iterable):
+                        raise PluginError(
+                            f"{hook} should return a list of classes: {shown(classes)}"
+                        )
+                    found += [(kind, cls) for cls in classes]
+        except BaseException:
+            self._manager.unregister(plugin)
+            raise
+        return found
+
+    # --- installed plugins -----------------------------------------------------------------
+
+    def _installed(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
+        """Entry points by name, read once; nothing is imported."""
+        if self._entry_points is None:
+            self._entry_points = {}
+            for point in importlib.metadata.entry_points(group=GROUP):
+                points = self._entry_points.setdefault(point.name, [])
+                if all(_origin(point) != _origin(other) for other in points):
+                    points.append(point)
+            for name, points in self._entry_points.items():
+                origin = " and ".join(map(_origin, points))
+                status: _Status = "not loaded" if _allowed(name) else "disabled"
+                self._plugins.setdefault(name, PluginInfo(name, origin, status))
+        return self._entry_points
+
+    def _load(self, name: str) -> None:
+        """Load one installed plugin. Whatever goes wrong is remembered, never raised."""
+        points, info = self._installed()[name], self._plugins[name]
+        if info.status != "not loaded":
+            return
+        try:
+            if len(points) > 1:
+                raise PluginError(f"{info.distribution} both claim the name {name!r}: keep one")
+            if name == BUILTIN or "/" in name:
+                raise PluginError(f"the name {name!r} is reserved: its author must choose another")
+            self._add(self._collect(points[0].load(), name), name)
+            info.status = "loaded"
+        except (Exception, SystemExit) as error:
+            reason = str(error).strip().partition("\n")[0]
+            info.status = "failed"
+            info.error = reason if isinstance(error, PluginError) else _in_words(error, reason)
+
+    def plugins(self, *, load: bool = False) -> list[PluginInfo]:
+        """Every plugin with its package and state.
+
+        Args:
+            load: Import those not loaded yet, to see whether they work.
+        """
+        for name in self._installed():
+            if load:
+                self._load(name)
+        return list(self._plugins.values())
+
+    # --- finding blocks --------------------------------------------------------------------
+
+    def list(self, kind: Kind | None = None) -> tuple[Entry, ...]:
+        """All blocks, of one kind if it is given, by kind and name; loads every plugin."""
+        _check_kind(kind)
+        self.plugins(load=True)
+        entries = [entry for entry in self._entries.values() if kind in (None, entry.kind)]
+        return tuple(sorted(entries, key=lambda e: (KINDS.index(e.kind), "/" in e.name, e.name)))
+
+    def find(self, name: str, kind: Kind | None = None) -> Entry:
+        """The block with this name.
+
+        Args:
+            name: ``HingeLoss``, or ``plugin/Class``.
+            kind: The kind it has to be of.
+
+        Raises:
+            UnknownBlockError: Naming the nearest block, or the reason why a plugin failed.
+        """
+        _check_kind(kind)
+        if not isinstance(name, str):
+            raise UnknownBlockError(f"a block's name is a string, got {shown(name)}")
+        plugin = name.partition("/")[0] if "/" in name else BUILTIN
+        if name not in self._entries and plugin in self._installed():
+            self._load(plugin)
+        entry = self._entries.get(name)
+        if entry is None:
+            raise UnknownBlockError(self._why_unknown(name, plugin, kind))
+        if kind not in (None, entry.kind):
+            named = [e.name for e in self._entries.values() if e.kind == kind]
+            raise UnknownBlockError(
+                f"{name!r} is a {entry.kind}, but a {kind} is wanted here: {', '.join(named)}"
+            )
+        return entry
+
+    def _why_unknown(self, name: str, plugin: str, kind: Kind | None) -> str:
+        info = self._plugins.get(plugin)
+        if info is None:
+            close = did_you_mean(plugin, [p for p in self._plugins if p != BUILTIN])
+            return (
+                f"unknown block {shown(name)}: no plugin named {plugin!r} is installed or "
+                f"registered{close}"
+            )
+        if info.status == "failed":
+            return f"unknown block {name!r}: {info.distribution} failed to load: {info.error}"
+        if info.status == "disabled":
+            return (
+                f"unknown block {name!r}: the plugin is switched off by GAN_BLOCKS_PLUGINS or "
+                "GAN_BLOCKS_DISABLE_PLUGINS"
+            )
+        candidates = [
+            e.name for e in self._entries.values() if e.plugin == plugin and kind in (None, e.kind)
+        ]
+        return f"unknown block {shown(name)}{did_you_mean(name, candidates)}"
+
+    def kind_of(self, cls: type) -> Kind | None:
+        """The kind of a registered class; none for any other."""
+        entry = self._by_class.get(cls)
+        return entry.kind if entry else None
+
+    # --- specs -----------------------------------------------------------------------------
+
+    def build(
+        self,
+        spec: Mapping[str, Any],
+        kind: Kind | None = None,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> Any:
+        """Build a block from its spec.
+
+        Args:
+            spec: ``{"block": NAME, ...arguments}``, as read from a dict, JSON, TOML or YAML.
+            kind: The kind it has to be of.
+            device: Where its tensors go.
+            dtype: Their floating dtype.
+
+        Returns:
+            The block, as its class called with the same arguments would give it.
+
+        Raises:
+            UnknownBlockError: If there is no such block.
+            InvalidArgumentsError: Naming every wrong argument, nested ones by their path.
+
+        Example:
+            >>> from gan_blocks import build
+            >>> build({"block": "GradientPenalty", "weight": 5, "one_sided": True})
+            GradientPenalty(weight=5.0, target=1.0, one_sided=True)
+        """
+        entry, arguments = self._split(spec, kind)
+        plan = entry.blueprint
+        options = {"device": device, "dtype": dtype}
+        valid = plan.validate(arguments, resolver=self, options=options)
+        instance = entry.cls.__new__(entry.cls)
+        plan.construct(instance, valid, **{name: options[name] for name in plan.options})
+        if isinstance(instance, nn.Module):
+            instance.to(**{k: v for k, v in options.items() if k not in plan.options and v})
+        return instance
+
+    def normalise(self, spec: Mapping[str, Any], kind: Kind | None = None) -> dict[str, Any]:
+        """The spec with every default filled in, checked by a build on the meta device."""
+        return self.to_spec(self.build(spec, kind, device="meta"))
+
+    def _split(self, spec: Mapping[str, Any], kind: Kind | None) -> tuple[Entry, dict[str, Any]]:
+        if not isinstance(spec, Mapping):
+            raise InvalidArgumentsError(
+                f"a {kind or 'block'}",
+                [
+                    Problem(
+                        (), f'a spec is a table such as {{"block": NAME}}, got {shown(spec)}', spec
+                    )
+                ],
+            )
+        if "block" not in spec:
+            problem = Problem(("block",), "is required: it names the block", dict(spec))
+            raise InvalidArgumentsError(f"a {kind or 'block'}", [problem])
+        return self.find(spec["block"], kind), {k: v for k, v in spec.items() if k != "block"}
+
+    def to_spec(self, block: Any) -> dict[str, Any]:
+        """The spec that builds an equal block: its name and every argument, JSON types only.
+
+        It holds no weights; those are in ``state_dict``.
+
+        Raises:
+            UnknownBlockError: If the object's class is not a registered block.
+
+        Example:
+            >>> from gan_blocks import FDivergenceLoss, KL, to_spec
+            >>> to_spec(FDivergenceLoss(KL()))["divergence"]
+            {'block': 'KL'}
+        """
+        entry = self._by_class.get(type(block)) or self._entry_of_plugin(type(block))
+        arguments = spec.recorded_arguments(block)
+        return {"block": entry.name} | {k: self._plain(v) for k, v in arguments.items()}
+
+    def _entry_of_plugin(self, cls: type) -> Entry:
+        """The entry of a class imported from a plugin's package before the registry loaded it."""
+        package = cls.__module__.partition(".")[0]
+        for name, points in self._installed().items():
+            if any(point.module.partition(".")[0] == package for point in points):
+                self._load(name)
+        if cls not in self._by_class:
+            parents = [base.__name__ for base in cls.__mro__[1:] if blueprint(base)]
+            hint = f"; a subclass of {parents[0]} needs its own @block" if parents else ""
+            raise UnknownBlockError(
+                f"{cls.__name__} is not a registered block{hint}; decorate it with @block and "
+                "call registry.register"
+            )
+        return self._by_class[cls]
+
+    def _plain(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [self._plain(item) for item in value]
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        return self.to_spec(value)
+
+    def json_schema(self, kind: Kind) -> dict[str, Any]:
+        """JSON Schema (draft 2020-12) of all specs of a kind, for editors and validators."""
+        definitions: dict[str, Any] = {}
+        pending: list[Kind] = [kind]
+        _check_kind(kind)
+        while pending:
+            current = pending.pop()
+            if current in definitions:
+                continue
+            definitions[current] = {}
+            for entry in self.list(current):
+                schema = entry.blueprint.model.model_json_schema()
+                schema["title"] = entry.name
+                schema["description"] = inspect.getdoc(entry.cls) or ""
+                schema["description"] = schema["description"].partition("\n\n")[0]
+                properties = {"block": {"const": entry.name}}
+                for name, field in schema.get("properties", {}).items():
+                    nested = field.pop("x-gan-blocks-kind", None)
+                    if nested:
+                        field["$ref"] = f"#/$defs/{nested}"
+                        pending.append(nested)
+                    properties[name] = field
+                schema["properties"] = properties
+                schema["required"] = ["block", *schema.get("required", [])]
+                definitions[current].setdefault("oneOf", []).append(schema)
+            definitions[current].setdefault("oneOf", [])
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$ref": f"#/$defs/{kind}",
+            "$defs": definitions,
+        }
+
+
+def _check_kind(kind: Any) -> None:
+    if kind is not None and kind not in KINDS:
+        hint = did_you_mean(str(kind), KINDS)
+        raise UnknownBlockError(f"there is no kind {shown(kind)}{hint}")
+
+
+def _hooks_of(plugin: object) -> tuple[str, ...]:
+    """Names of the attributes that ``hookimpl`` has marked."""
+    if isinstance(plugin, Iterable):
+        return ()
+    marked = {k for k, v in inspect.getmembers_static(plugin) if hasattr(v, "gan_blocks_impl")}
+    return tuple(sorted(marked))
+
+
+def _kind_of(cls: Any, kind: Kind | None) -> Kind:
+    """The kind of a class registered without a hook."""
+    _check_kind(kind)
+    if not isinstance(cls, type) or blueprint(cls) is None:
+        raise PluginError(f"{shown(cls)} is not a class decorated with @block")
+    if kind is not None:
+        return kind
+    if issubclass(cls, AdversarialLoss):
+        return "loss"
+    if all(hasattr(cls, method) for method in ("f", "conjugate", "activation")):
+        return "divergence"
+    call = getattr(cls, "forward" if issubclass(cls, nn.Module) else "__call__", None)
+    names = list(inspect.signature(call).parameters)[1:] if call else []
+    if names[:3] == ["critic", "real", "fake"]:
+        return "penalty"
+    if names == ["module"]:
+        return "constraint"
+    raise PluginError(
+        f"the kind of {cls.__name__} cannot be told from its methods: pass kind=, one of "
+        f"{', '.join(KINDS)}"
+    )
+
+
+def _origin(point: importlib.metadata.EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def _allowed(name: str) -> bool:
+    if os.environ.get("GAN_BLOCKS_DISABLE_PLUGINS", "") not in ("", "0"):
+        return False
+    listed = os.environ.get("GAN_BLOCKS_PLUGINS")
+    return listed is None or name in [entry.strip() for entry in listed.split(",")]
+
+
+def _in_words(error: BaseException, reason: str) -> str:
+    return (
+        f"{type(error).__name__}: {reason}; repair or uninstall it, or leave it out with "
+        "GAN_BLOCKS_PLUGINS"
+    )
+
+
+registry = Registry()
+spec.resolver = registry
+
+
+@dataclass(frozen=True)
+class _SpecField:
+    """Makes a pydantic field hold a normalised spec of one kind."""
+
+    kind: Kind
+
+    def validate(self, value: Any) -> dict[str, Any]:
+        try:
+            if isinstance(value, Mapping):
+                return registry.normalise(value, self.kind)
+            actual = registry.to_spec(value)
+            registry.find(actual["block"], self.kind)
+            return actual
+        except (InvalidArgumentsError, UnknownBlockError) as error:
+            raise spec.as_validation_error(error) from None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.validate)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        names = [entry.name for entry in registry.list(self.kind)]
+        return {
+            "type": "object",
+            "properties": {"block": {"enum": names}},
+            "required": ["block"],
+        }
+
+
+LayerSpec = Annotated[dict[str, Any], _SpecField("layer")]
+LossSpec = Annotated[dict[str, Any], _SpecField("loss")]
+AuxiliarySpec = Annotated[dict[str, Any], _SpecField("auxiliary")]
+DivergenceSpec = Annotated[dict[str, Any], _SpecField("divergence")]
+PenaltySpec = Annotated[dict[str, Any], _SpecField("penalty")]
+ConstraintSpec = Annotated[dict[str, Any], _SpecField("constraint")]
+NetworkSpec = Annotated[dict[str, Any], _SpecField("network")]

@@ -1,0 +1,82 @@
+"""Limits of constructor arguments, each declared once, and what a block of each kind must offer.
+
+The limits are plain ``Annotated`` types. The spec model, the JSON schema, the docs and the
+conformance kit all read them, so a limit stands in no other place.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, Protocol, runtime_checkable
+
+import torch
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from torch import Tensor, nn
+
+# The largest size of a dimension that every backend of torch takes.
+PositiveInt = Annotated[int, Gt(0), Lt(2**31)]
+NonNegativeInt = Annotated[int, Ge(0), Lt(2**31)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Probability = Annotated[float, Ge(0), Le(1)]
+PositiveProbability = Annotated[float, Gt(0), Le(1)]
+Shape = Annotated[tuple[PositiveInt, ...], MinLen(1)]
+"""The shape of one sample, without the batch dimension."""
+
+Combine = Literal["sum", "mean"]
+"""How the terms of several sub-discriminators become one number."""
+
+Kind = Literal["layer", "loss", "auxiliary", "divergence", "penalty", "constraint", "network"]
+
+Logits = Tensor | Sequence[Tensor]
+"""One tensor of realness logits, or one per sub-discriminator."""
+
+Critic = Callable[[Tensor], Tensor]
+"""Anything that maps a batch to realness logits: a module, a function, a lambda."""
+
+
+@runtime_checkable
+class AdversarialLoss(Protocol):
+    """The two sides of the game; both are minimised."""
+
+    def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor: ...
+
+    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Divergence(Protocol):
+    """An f-divergence: its generator function, conjugate and output activation."""
+
+    threshold: float
+
+    def f(self, u: Tensor) -> Tensor: ...
+
+    def derivative(self, u: Tensor) -> Tensor: ...
+
+    def conjugate(self, t: Tensor) -> Tensor: ...
+
+    def activation(self, v: Tensor) -> Tensor: ...
+
+    def conjugate_of_activation(self, v: Tensor) -> Tensor: ...
+
+    def between(self, p: Tensor, q: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """A term of the critic's loss that looks at the critic's gradient; weight included."""
+
+    def __call__(
+        self,
+        critic: Critic,
+        real: Tensor,
+        fake: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor: ...
+
+
+@runtime_checkable
+class Constraint(Protocol):
+    """Changes a module's parameters in place, after an optimiser step."""
+
+    def __call__(self, module: nn.Module) -> None: ...
