@@ -20,7 +20,7 @@ from torch import nn
 from gan_blocks import hookspecs, spec
 from gan_blocks.errors import InvalidArgumentsError, PluginError, Problem, UnknownBlockError
 from gan_blocks.spec import Blueprint, blueprint, did_you_mean, shown
-from gan_blocks.types import AdversarialLoss, Divergence, Kind
+from gan_blocks.types import AdversarialLoss, Kind
 
 GROUP = "gan_blocks"
 BUILTIN = "builtin"

@@ -24,6 +24,9 @@ Shape = Annotated[tuple[PositiveInt, ...], MinLen(1)]
 Combine = Literal["sum", "mean"]
 """How the terms of several sub-discriminators become one number."""
 
+ALL_FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""For the capability record of a block that computes half precision in float32."""
+
 Kind = Literal["layer", "loss", "auxiliary", "divergence", "penalty", "constraint", "network"]
 
 Logits = Tensor | Sequence[Tensor]

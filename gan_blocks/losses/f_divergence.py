@@ -6,15 +6,10 @@ from torch import Tensor, nn
 
 from gan_blocks._math import combined, pairs_of_critics, sub_critics, two_sided
 from gan_blocks.spec import block
-from gan_blocks.types import Combine, Divergence, Logits
+from gan_blocks.types import ALL_FLOATS, Combine, Divergence, Logits
 
 
-@block(
-    double_backward=True,
-    compile=True,
-    autocast=True,
-    dtypes=("float16", "bfloat16", "float32", "float64"),
-)
+@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
 class FDivergenceLoss(nn.Module):
     r"""The f-GAN loss: the critic maximises a lower bound on $D_f(P \| Q)$.
 

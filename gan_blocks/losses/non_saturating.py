@@ -4,15 +4,10 @@ from torch import Tensor, nn
 
 from gan_blocks._math import combined, pairs_of_critics, softplus, sub_critics, two_sided
 from gan_blocks.spec import block
-from gan_blocks.types import Combine, Logits, PositiveProbability
+from gan_blocks.types import ALL_FLOATS, Combine, Logits, PositiveProbability
 
 
-@block(
-    double_backward=True,
-    compile=True,
-    autocast=True,
-    dtypes=("float16", "bfloat16", "float32", "float64"),
-)
+@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
 class NonSaturatingLoss(nn.Module):
     r"""The non-saturating GAN loss, with one-sided label smoothing.
 
