@@ -1,7 +1,8 @@
 """Helpers that two or more blocks share."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def sub_critics(name: str, logits: Logits) -> list[Tensor]:
     """The logits of each sub-discriminator, checked, in float32 at least."""
-    tensors = list(logits) if isinstance(logits, list | tuple) else [logits]
+    tensors: Sequence[Any] = logits if isinstance(logits, list | tuple) else [logits]
     if not tensors:
         raise ValueError(
             f"{name} is an empty list; give the logits of one sub-discriminator at least"
@@ -107,7 +108,13 @@ def f_divergence(
             raise ValueError(f"{name} is no distribution: entries >= 0 that sum to 1 are needed")
     there = q > 0
     u = torch.where(there, p, 1) / torch.where(there, q, 1)
-    beyond = torch.where(p > 0, p * slope_at_infinity, 0.0)
+    beyond = torch.where(there, 0, p)
+    # An infinite slope as a constant: inf times a gradient of 0 would be NaN.
+    beyond = (
+        slope_at_infinity * beyond
+        if isfinite(slope_at_infinity)
+        else torch.where(beyond > 0, inf, 0.0)
+    )
     return torch.where(there, q * f(u), beyond).sum(-1)
 
 

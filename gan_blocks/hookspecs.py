@@ -36,35 +36,35 @@ HOOKS: dict[Kind, str] = {
 
 
 @hookspec
-def gan_blocks_layers() -> Sequence[type]:
+def gan_blocks_layers() -> Sequence[type] | None:
     """Modules to put into one's own network."""
 
 
 @hookspec
-def gan_blocks_losses() -> Sequence[type]:
+def gan_blocks_losses() -> Sequence[type] | None:
     """Adversarial losses, with ``discriminator`` and ``generator``."""
 
 
 @hookspec
-def gan_blocks_auxiliary() -> Sequence[type]:
+def gan_blocks_auxiliary() -> Sequence[type] | None:
     """Further loss terms and weights, each with its own documented call."""
 
 
 @hookspec
-def gan_blocks_divergences() -> Sequence[type]:
+def gan_blocks_divergences() -> Sequence[type] | None:
     """f-divergences."""
 
 
 @hookspec
-def gan_blocks_penalties() -> Sequence[type]:
+def gan_blocks_penalties() -> Sequence[type] | None:
     """Penalties on the critic's gradient with respect to its input."""
 
 
 @hookspec
-def gan_blocks_constraints() -> Sequence[type]:
+def gan_blocks_constraints() -> Sequence[type] | None:
     """Constraints that act on a module after an optimiser step."""
 
 
 @hookspec
-def gan_blocks_networks() -> Sequence[type]:
+def gan_blocks_networks() -> Sequence[type] | None:
     """Whole generators and discriminators."""

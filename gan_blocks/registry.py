@@ -49,6 +49,16 @@ class Entry:
     def blueprint(self) -> Blueprint:
         return cast(Blueprint, blueprint(self.cls))
 
+    @property
+    def summary(self) -> str:
+        """The first sentence of the docstring."""
+        first = (inspect.getdoc(self.cls) or "").partition("\n\n")[0]
+        return " ".join(first.split())
+
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of its arguments; a nested block is `x-gan-blocks-kind`."""
+        return self.blueprint.model.model_json_schema()
+
 
 @dataclass
 class PluginInfo:
@@ -124,6 +134,7 @@ class Registry:
                 f"the name {name!r} belongs to the installed package "
                 f"{self._plugins[name].distribution}; choose another"
             )
+        found: list[tuple[Kind, type]]
         if isinstance(plugin, type):
             found = [(_kind_of(plugin, kind), plugin)]
         elif isinstance(plugin, Iterable):
@@ -187,7 +198,7 @@ class Registry:
         try:
             self._manager.register(plugin, name=name)
         except (ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(str(error)) from None
+            raise PluginError(" ".join(str(error).split())) from None
         others = [other for other in self._manager.get_plugins() if other is not plugin]
         found: list[tuple[Kind, type]] = []
         try:
@@ -197,7 +208,7 @@ class Registry:
                         raise PluginError(
                             f"{hook} should return a list of classes: {shown(classes)}"
                         )
-                    found += [(kind, cls) for cls in classes]
+                    found.extend((kind, cls) for cls in classes)
         except BaseException:
             self._manager.unregister(plugin)
             raise
@@ -232,7 +243,7 @@ class Registry:
             self._add(self._collect(points[0].load(), name), name)
             info.status = "loaded"
         except (Exception, SystemExit) as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = " ".join(str(error).split())[:300]
             info.status = "failed"
             info.error = reason if isinstance(error, PluginError) else _in_words(error, reason)
 
@@ -341,7 +352,7 @@ class Registry:
         plan = entry.blueprint
         options = {"device": device, "dtype": dtype}
         valid = plan.validate(arguments, resolver=self, options=options)
-        instance = entry.cls.__new__(entry.cls)
+        instance = object.__new__(entry.cls)
         plan.construct(instance, valid, **{name: options[name] for name in plan.options})
         if isinstance(instance, nn.Module):
             instance.to(**{k: v for k, v in options.items() if k not in plan.options and v})
@@ -416,10 +427,7 @@ class Registry:
                 continue
             definitions[current] = {}
             for entry in self.list(current):
-                schema = entry.blueprint.model.model_json_schema()
-                schema["title"] = entry.name
-                schema["description"] = inspect.getdoc(entry.cls) or ""
-                schema["description"] = schema["description"].partition("\n\n")[0]
+                schema = entry.schema() | {"title": entry.name, "description": entry.summary}
                 properties = {"block": {"const": entry.name}}
                 for name, field in schema.get("properties", {}).items():
                     nested = field.pop("x-gan-blocks-kind", None)
@@ -505,7 +513,7 @@ class _SpecField:
 
     def validate(self, value: Any) -> dict[str, Any]:
         try:
-            if isinstance(value, Mapping):
+            if not hasattr(value, "_block_arguments"):
                 return registry.normalise(value, self.kind)
             actual = registry.to_spec(value)
             registry.find(actual["block"], self.kind)

@@ -404,5 +404,5 @@ def _decorate(cls: type, capabilities: Capabilities) -> type:
         if cls.extra_repr is nn.Module.extra_repr:
             cls.extra_repr = arguments_in_words
     elif cls.__repr__ is object.__repr__:
-        cls.__repr__ = __repr__
+        cls.__repr__ = __repr__  # type: ignore[assignment]
     return cls

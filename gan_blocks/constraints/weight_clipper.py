@@ -1,7 +1,7 @@
 """Weight clipping of the first WGAN paper."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat
@@ -16,9 +16,9 @@ NORMALISATION = (
 
 @block()
 class WeightClipper:
-    r"""Clips every weight and bias of a module to $[-c, c]$, in place.
+    r"""Clips the weights and biases of a module to a box, in place.
 
-    Call it after **every** step of the critic's optimiser. A multilayer perceptron clipped this way
+    Every entry is clipped to $[-c, c]$. Call it after **every** step of the critic's optimiser. A multilayer perceptron clipped this way
     has a Lipschitz constant that depends on its widths only; [`lipschitz_bound`]
     [gan_blocks.lipschitz_bound] gives a number. Scales and offsets of normalisation layers are
     left alone: clipped to 0.01 they would switch the layer off.
@@ -49,12 +49,12 @@ class WeightClipper:
         Args:
             module: The critic.
         """
-        parameters = [
+        parameters: list[Tensor] = [
             parameter
             for part in module.modules()
             if not isinstance(part, NORMALISATION)
             for parameter in part.parameters(recurse=False)
         ]
         if parameters:
-            torch._foreach_clamp_min_(parameters, -self.bound)
-            torch._foreach_clamp_max_(parameters, self.bound)
+            torch._foreach_clamp_min_(parameters, -self.bound)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_clamp_max_(parameters, self.bound)  # pyright: ignore[reportPrivateImportUsage]

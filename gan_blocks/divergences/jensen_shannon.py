@@ -12,7 +12,9 @@ from gan_blocks.spec import block
 
 @block(double_backward=True, compile=True)
 class JensenShannon(FDivergence):
-    r"""Twice the Jensen-Shannon divergence, as the f-GAN paper's $f$ gives it; between 0 and $2 \log 2$.
+    r"""Twice the Jensen-Shannon divergence, as the f-GAN paper has it.
+
+    It lies between 0 and $2 \log 2$.
 
     $$f(u) = u \log \frac{2u}{1+u} + \log\frac{2}{1+u}, \quad f'(u) = \log \frac{2u}{1+u}, \quad
       f^*(t) = -\log(2 - e^t) \;(t < \log 2),$$

@@ -11,7 +11,9 @@ from gan_blocks.spec import block
 
 @block(double_backward=True, compile=True)
 class KL(FDivergence):
-    r"""The Kullback-Leibler divergence $\mathrm{KL}(P \| Q)$, which maximum likelihood minimises.
+    r"""The Kullback-Leibler divergence, which maximum likelihood minimises.
+
+    $$\mathrm{KL}(P \| Q) = \mathbb{E}_P \log\frac{p}{q}$$
 
     $$f(u) = u \log u, \quad f'(u) = 1 + \log u, \quad f^*(t) = e^{t-1}, \quad g(v) = v, \quad
       f^*(g(v)) = e^{v-1}.$$

@@ -10,7 +10,9 @@ from gan_blocks.spec import block
 
 @block(double_backward=True, compile=True)
 class PearsonChi2(FDivergence):
-    r"""The Pearson divergence $\chi^2(P \| Q) = \int (p - q)^2 / q$.
+    r"""The Pearson chi-squared divergence.
+
+    $$\chi^2(P \| Q) = \int \frac{(p - q)^2}{q}$$
 
     $$f(u) = (u-1)^2, \quad f'(u) = 2(u-1), \quad f^*(t) = \begin{cases} t^2/4 + t & t \ge -2 \\
       -1 & t < -2 \end{cases}, \quad g(v) = v.$$

@@ -11,7 +11,9 @@ from gan_blocks.spec import block
 
 @block(double_backward=True, compile=True)
 class ReverseKL(FDivergence):
-    r"""The reverse Kullback-Leibler divergence $\mathrm{KL}(Q \| P)$.
+    r"""The reverse Kullback-Leibler divergence.
+
+    $$\mathrm{KL}(Q \| P) = \mathbb{E}_Q \log\frac{q}{p}$$
 
     $$f(u) = -\log u, \quad f'(u) = -1/u, \quad f^*(t) = -1 - \log(-t) \;(t < 0), \quad
       g(v) = -e^{-v}, \quad f^*(g(v)) = v - 1.$$

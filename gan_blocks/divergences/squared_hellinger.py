@@ -11,7 +11,11 @@ from gan_blocks.spec import block
 
 @block(double_backward=True, compile=True)
 class SquaredHellinger(FDivergence):
-    r"""The squared Hellinger divergence $\int (\sqrt p - \sqrt q)^2$, between 0 and 2.
+    r"""The squared Hellinger divergence.
+
+    $$H^2(P, Q) = \int (\sqrt p - \sqrt q)^2$$
+
+    It lies between 0 and 2.
 
     $$f(u) = (\sqrt u - 1)^2, \quad f'(u) = 1 - u^{-1/2}, \quad f^*(t) = \frac{t}{1-t} \;(t < 1), \quad
       g(v) = 1 - e^{-v}, \quad f^*(g(v)) = e^v - 1.$$

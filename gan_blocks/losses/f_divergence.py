@@ -11,17 +11,17 @@ from gan_blocks.types import ALL_FLOATS, Combine, Divergence, Logits
 
 @block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
 class FDivergenceLoss(nn.Module):
-    r"""The f-GAN loss: the critic maximises a lower bound on $D_f(P \| Q)$.
+    r"""The f-GAN loss: the critic maximises a lower bound on an f-divergence.
 
-    For critic values $r$ on real and $f$ on generated samples, with output activation $g$ and
-    conjugate $f^*$ of the divergence,
+    For critic values $v$ on real samples $x$ and generated samples $\tilde x$, with output activation
+    $g$ and conjugate $f^*$ of the divergence $D_f(P \| Q)$,
 
-    $$L_D = -\mathbb{E}\,g(r) + \mathbb{E}\,f^*(g(f)),$$
+    $$L_D = -\mathbb{E}\,g(v(x)) + \mathbb{E}\,f^*(g(v(\tilde x))),$$
 
     and the bound $D_f \ge -L_D$ is tight at $g(v) = f'(p/q)$. The generator minimises
 
-    $$L_G = -\mathbb{E}\,f^*(g(f)) \quad\text{(minimax)} \qquad\text{or}\qquad
-      L_G = -\mathbb{E}\,g(f) \quad\text{(non-saturating)}.$$
+    $$L_G = -\mathbb{E}\,f^*(g(v(\tilde x))) \quad\text{(minimax)} \qquad\text{or}\qquad
+      L_G = -\mathbb{E}\,g(v(\tilde x)) \quad\text{(non-saturating)}.$$
 
     $f^*(g(v))$ is computed in one stable form. Where the exact value exceeds the dtype, as in KL's
     $e^{v-1}$ at $v = 10^4$, the result is infinity of the right sign, never clamped: keep critics of

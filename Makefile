@@ -1,0 +1,53 @@
+# Every target sets itself up in .venv; nothing but Python 3.11 or newer and make is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# One thread per test process: several share the cores.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
+.PHONY: demo test lint docs docs-serve bench oldest clean
+
+demo: .venv/.examples
+	$(BIN)/python examples/train.py examples/configs/digits.toml --out runs/digits --overwrite
+
+test: lint
+	$(TEST)
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+docs: .venv/.dev
+	$(BIN)/mkdocs build --strict
+
+docs-serve: .venv/.dev
+	$(BIN)/mkdocs serve
+
+bench: .venv/.dev
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
+
+# The tests on the oldest torch that pyproject.toml allows, in an environment of their own.
+oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet "torch==2.13.0" -e . pytest pytest-xdist hypothesis scipy hatchling
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses auto tests --ignore tests/benchmarks -m "not environment"
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "gan_blocks needs Python 3.11 or newer; name one with make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.examples: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing torch and the examples into .venv: about 5 GB, some minutes the first time."
+	$(INSTALL) -e ".[examples]"
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing torch and the development tools into .venv: about 5 GB, some minutes the first time."
+	$(INSTALL) -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-oldest site runs dist

@@ -1,0 +1,95 @@
+"""One row of a table of cases."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_blocks.registry import Entry, registry
+
+Make = Callable[..., Tensor]
+
+
+def _call(block: Any, *inputs: Tensor) -> Tensor:
+    return block(*inputs)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A block, inputs for it, and what it must compute.
+
+    Args:
+        spec: The block's spec, `{"block": NAME, ...}`.
+        inputs: Makes the input tensors; it is given a function that draws a normal tensor of a
+            shape, `lambda make: (make(8, 3), make(5, 3))`.
+        reference: The slow literal computation, `reference(block, *inputs)`: a loop over the
+            formula, no rearrangement of the block's code.
+        call: How the block is called, `call(block, *inputs)`; a plain call if left out.
+        batched: How many of the inputs, from the first, have the batch as first dimension; all if
+            left out.
+        detached: Which inputs get no gradient, on purpose.
+        note: Tells the cases of one block apart in the test's name.
+        expected_failures: Names of checks that must fail, each with the reason. A check that then
+            passes is an error.
+
+    Example:
+        >>> from gan_blocks.testing import Case, check
+        >>> case = Case(
+        ...     {"block": "WassersteinLoss"},
+        ...     inputs=lambda make: (make(8), make(5)),
+        ...     call=lambda loss, real, fake: loss.discriminator(real, fake),
+        ...     reference=lambda loss, real, fake: sum(fake) / len(fake) - sum(real) / len(real),
+        ... )
+        >>> check(case, "literal_reference")
+    """
+
+    spec: Mapping[str, Any]
+    inputs: Callable[[Make], tuple[Tensor, ...]]
+    reference: Callable[..., Tensor]
+    call: Callable[..., Tensor] = _call
+    batched: int | None = None
+    detached: tuple[int, ...] = ()
+    note: str = ""
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        block = self.spec["block"]
+        return f"{block}-{self.note}" if self.note else block
+
+    @property
+    def entry(self) -> Entry:
+        return registry.find(self.spec["block"])
+
+    def block(self, **options: Any) -> Any:
+        """A new block, always with the same weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return registry.build(self.spec, **options)
+
+    def tensors(
+        self, dtype: torch.dtype = torch.float64, device: str = "cpu"
+    ) -> tuple[Tensor, ...]:
+        """The inputs, always the same numbers."""
+        generator = torch.Generator().manual_seed(1)
+
+        def make(*shape: int) -> Tensor:
+            x = torch.randn(shape, generator=generator, dtype=torch.float64)
+            return x.to(dtype).to(device)
+
+        return tuple(x.to(device) for x in self.inputs(make))
+
+    def run(self, block: Any, *inputs: Tensor) -> Tensor:
+        """The block's result; blocks that draw random numbers draw the same ones each time."""
+        return self._seeded(self.call, block, *inputs)
+
+    def run_reference(self, block: Any, *inputs: Tensor) -> Tensor:
+        """The reference's result, from the same random numbers."""
+        return self._seeded(self.reference, block, *inputs)
+
+    def _seeded(self, function: Callable[..., Tensor], block: Any, *inputs: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            return function(block, *inputs)

@@ -1,0 +1,345 @@
+"""The promises that the kit checks. The names of the functions are the names of the checks."""
+
+import copy
+import io
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, get_args, get_origin
+
+import annotated_types as limits
+import torch
+from torch import Tensor, nn
+
+from gan_blocks.errors import InvalidArgumentsError
+from gan_blocks.registry import registry
+from gan_blocks.spec import recorded_arguments
+from gan_blocks.testing.case import Case
+
+_CHECKS: dict[str, tuple[Callable[[Case], None], Callable[[Case], bool]]] = {}
+
+
+def _applies_when(applies: Callable[[Case], bool]) -> Callable[[Any], Any]:
+    def add(function: Callable[[Case], None]) -> Callable[[Case], None]:
+        _CHECKS[function.__name__] = (function, applies)
+        return function
+
+    return add
+
+
+def _always(case: Case) -> bool:
+    return True
+
+
+def _claims(capability: str) -> Callable[[Case], bool]:
+    return lambda case: getattr(case.entry.blueprint.capabilities, capability)
+
+
+def _is_differentiable(case: Case) -> bool:
+    return case.entry.kind != "constraint"
+
+
+def names_of_checks(case: Case) -> list[str]:
+    """The checks that apply to a case, by what its block claims."""
+    return [name for name, (_, applies) in _CHECKS.items() if applies(case)]
+
+
+def check(case: Case, name: str | None = None) -> None:
+    """Check one promise of a block, or all that apply.
+
+    Args:
+        case: The block with its inputs and reference.
+        name: Which check; all of [`names_of_checks`][gan_blocks.testing.names_of_checks] if left
+            out.
+
+    Raises:
+        AssertionError: Saying which promise is broken, and for which case.
+    """
+    for each in names_of_checks(case) if name is None else [name]:
+        function, _ = _CHECKS[each]
+        reason = case.expected_failures.get(each)
+        try:
+            function(case)
+        except Exception as error:
+            if reason is None:
+                promise = (function.__doc__ or each).strip().partition("\n")[0]
+                raise AssertionError(
+                    f"{case.name} breaks {each}: {promise}\n  spec: {dict(case.spec)}\n  {error}"
+                ) from error
+        else:
+            if reason is not None:
+                raise AssertionError(f"{case.name}: {each} was to fail ({reason}), but it passes")
+
+
+# --- what a block is -----------------------------------------------------------------------
+
+
+@_applies_when(_always)
+def recorded_arguments_are_complete(case: Case) -> None:
+    """Every argument is recorded, defaults filled in, and shown by repr."""
+    block = case.block()
+    recorded = recorded_arguments(block)
+    assert list(recorded) == list(case.entry.blueprint.parameters)
+    assert all(f"{name}={value!r}" in repr(block) for name, value in recorded.items()), repr(block)
+
+
+@_applies_when(_always)
+def spec_round_trip(case: Case) -> None:
+    """The spec survives JSON and builds a block with the same spec."""
+    spec = registry.to_spec(case.block())
+    again = json.loads(json.dumps(spec, allow_nan=False))
+    assert again == spec
+    assert registry.to_spec(registry.build(again, case.entry.kind)) == spec
+    assert registry.normalise(case.spec, case.entry.kind) == spec
+
+
+@_applies_when(_always)
+def invalid_arguments_are_refused(case: Case) -> None:
+    """What the declared limits forbid is refused, naming the argument."""
+    plan = case.entry.blueprint
+    broken: list[tuple[str, dict[str, Any]]] = [
+        (name, {**case.spec, name: value})
+        for name in plan.parameters
+        for value in _violations(plan.types[name])
+    ]
+    broken.append(("no_such_argument", {**case.spec, "no_such_argument": 1}))
+    for name, parameter in plan.parameters.items():
+        if parameter.default is parameter.empty:
+            broken.append((name, {k: v for k, v in case.spec.items() if k != name}))
+    for name, spec in broken:
+        try:
+            registry.build(spec, device="meta")
+        except InvalidArgumentsError as error:
+            named = any(problem.path[:1] == (name,) for problem in error.problems)
+        else:
+            raise AssertionError(f"{spec} was accepted")
+        assert named, f"{name} is wrong in {spec}, but the error does not name it"
+
+
+def _violations(annotation: Any) -> Iterator[Any]:
+    """Values that an annotation forbids."""
+    base, metadata = annotation, []
+    if hasattr(annotation, "__metadata__"):
+        base, *metadata = get_args(annotation)
+    bound: Any  # a number of the annotated type
+    yield object()
+    if base in (int, float):
+        yield from ("3", True, None, float("nan"), float("inf"), -float("inf"))
+    if base is int:
+        yield from (2.5, 10**30)
+    if base is bool:
+        yield from (1, "true")
+    if base is str or get_origin(base) is not None:
+        yield "no such choice"
+    for limit in metadata:
+        match limit:
+            case limits.Gt(gt=bound):
+                yield from (bound, bound - 1)
+            case limits.Ge(ge=bound):
+                yield bound - 1
+            case limits.Lt(lt=bound):
+                yield bound
+            case limits.Le(le=bound):
+                yield bound + 1
+            case limits.MinLen():
+                yield ()
+
+
+@_applies_when(_always)
+def copies_agree(case: Case) -> None:
+    """deepcopy, pickle and a state_dict loaded into a new block compute the same."""
+    block, inputs = case.block(dtype=torch.float64), case.tensors()
+    expected = case.run(block, *inputs)
+    copies = [copy.deepcopy(block), pickle.loads(pickle.dumps(block))]
+    if isinstance(block, nn.Module):
+        buffer = io.BytesIO()
+        torch.save(block.state_dict(), buffer)
+        buffer.seek(0)
+        fresh = registry.build(case.spec, dtype=torch.float64)
+        fresh.load_state_dict(torch.load(buffer, weights_only=True))
+        copies.append(fresh)
+    for other in copies:
+        _assert_equal(case.run(other, *inputs), expected)
+
+
+# --- what a block computes -----------------------------------------------------------------
+
+
+@_applies_when(_always)
+def literal_reference(case: Case) -> None:
+    """It computes what the formula says, in float64."""
+    block, inputs = case.block(dtype=torch.float64), case.tensors()
+    actual = case.run(block, *inputs)
+    expected = case.run_reference(block, *inputs)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+
+
+@_applies_when(_always)
+def inputs_are_untouched(case: Case) -> None:
+    """The caller's tensors keep their values and their place in the graph."""
+    block, inputs = case.block(dtype=torch.float64), case.tensors()
+    before = [x.clone() for x in inputs]
+    case.run(block, *inputs)
+    for x, y in zip(inputs, before, strict=True):
+        _assert_equal(x, y)
+        assert not x.requires_grad
+        assert x.grad is None
+
+
+@_applies_when(_always)
+def dtypes_are_followed(case: Case) -> None:
+    """Each claimed dtype gives a result of it, or of float32 from a half, close to float64's."""
+    block, inputs = case.block(dtype=torch.float64), case.tensors()
+    expected = case.run(block, *inputs)
+    for name in case.entry.blueprint.capabilities.dtypes:
+        dtype = getattr(torch, name)
+        cast = copy.deepcopy(block)
+        if isinstance(cast, nn.Module):
+            cast.to(dtype)
+        actual = case.run(cast, *(x.to(dtype) for x in inputs))
+        assert actual.dtype == dtype or (dtype.itemsize < 4 and actual.dtype == torch.float32)
+        tolerance = 40 * torch.finfo(dtype).eps
+        torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@_applies_when(_always)
+def meta_device(case: Case) -> None:
+    """It runs on the meta device: no tensor of its own lies on a fixed device."""
+    expected = case.run(case.block(), *case.tensors(torch.float32))
+    actual = case.run(case.block(device="meta"), *case.tensors(torch.float32, "meta"))
+    assert actual.is_meta
+    assert actual.shape == expected.shape
+
+
+@_applies_when(lambda case: not case.entry.blueprint.capabilities.batch_dependent)
+def batch_mates(case: Case) -> None:
+    """A sample's result does not depend on the other samples of its batch."""
+    block, inputs = case.block(dtype=torch.float64), case.tensors()
+    whole = case.run(block, *inputs)
+    batch, rest = inputs[: case.batched], inputs[len(inputs[: case.batched]) :]
+    if whole.dim() and all(len(x) == len(whole) for x in batch):
+        samples = range(len(whole))
+        alone = [case.run(block, *(x[i : i + 1] for x in batch), *rest) for i in samples]
+        torch.testing.assert_close(whole, torch.cat(alone), rtol=1e-9, atol=1e-11)
+
+
+@_applies_when(_always)
+def permutation(case: Case) -> None:
+    """Permuting the samples permutes the results, or leaves a scalar as it is."""
+    block, inputs = case.block(dtype=torch.float64), case.tensors()
+    expected = case.run(block, *inputs)
+    batch, rest = inputs[: case.batched], inputs[len(inputs[: case.batched]) :]
+    orders = {len(x): torch.randperm(len(x), generator=_seeded(3)) for x in batch}
+    actual = case.run(block, *(x[orders[len(x)]] for x in batch), *rest)
+    if expected.dim() and len(expected) in orders:
+        expected = expected[orders[len(expected)]]
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+
+
+# --- under the conditions people train in ----------------------------------------------------
+
+
+@_applies_when(_is_differentiable)
+def gradient(case: Case) -> None:
+    """Its gradient by inputs and weights is the derivative (float64, finite differences)."""
+    function, variables = _function_of_inputs_and_weights(case)
+    torch.autograd.gradcheck(function, variables)
+
+
+@_applies_when(lambda case: bool(case.detached))
+def detached_inputs(case: Case) -> None:
+    """Inputs that it looks at only, such as generated samples in a penalty, get no gradient."""
+    inputs = [x.requires_grad_() for x in case.tensors()]
+    case.run(case.block(dtype=torch.float64), *inputs).sum().backward()
+    for i in case.detached:
+        assert inputs[i].grad is None, f"input {i} got a gradient"
+
+
+@_applies_when(_claims("double_backward"))
+def double_backward(case: Case) -> None:
+    """Its gradient can be differentiated again, rightly (float64, finite differences)."""
+    function, variables = _function_of_inputs_and_weights(case)
+    torch.autograd.gradgradcheck(function, variables)
+
+
+@_applies_when(_claims("autocast"))
+def autocast(case: Case) -> None:
+    """Under bfloat16 autocast result and gradient are finite and close to float32's."""
+    tolerance = 40 * torch.finfo(torch.bfloat16).eps
+    plain = _result_and_gradients(case, case.block())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = _result_and_gradients(case, case.block())
+    for a, b in zip(mixed, plain, strict=True):
+        assert a.isfinite().all()
+        scale = max(1.0, float(b.abs().max()))
+        torch.testing.assert_close(a.float(), b, rtol=tolerance, atol=tolerance * scale)
+
+
+@_applies_when(_claims("compile"))
+def compile_fullgraph(case: Case) -> None:
+    """torch.compile(fullgraph=True) gives the eager result and gradient."""
+    block = case.block()
+    eager = _result_and_gradients(case, block)
+    torch.compiler.reset()
+    compiled = torch.compile(case.call, fullgraph=True, backend="aot_eager")
+    actual = _result_and_gradients(case, block, compiled)
+    for a, b in zip(actual, eager, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _assert_equal(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def _weights(block: Any) -> dict[str, Tensor]:
+    return dict(block.named_parameters()) if isinstance(block, nn.Module) else {}
+
+
+@contextmanager
+def _substituted(block: Any, weights: dict[str, Tensor]) -> Iterator[None]:
+    """The module computes with these tensors in the place of its parameters."""
+    before = _weights(block)
+    try:
+        for name, tensor in weights.items():
+            owner, _, leaf = name.rpartition(".")
+            block.get_submodule(owner)._parameters[leaf] = tensor
+        yield
+    finally:
+        for name, tensor in before.items():
+            owner, _, leaf = name.rpartition(".")
+            block.get_submodule(owner)._parameters[leaf] = tensor
+
+
+def _function_of_inputs_and_weights(
+    case: Case,
+) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    block = case.block(dtype=torch.float64)
+    names, values = list(_weights(block)), list(_weights(block).values())
+    inputs = case.tensors()
+    variables = [
+        x.requires_grad_(x.is_floating_point() and i not in case.detached)
+        for i, x in enumerate(inputs)
+    ]
+    variables += [w.detach().clone().requires_grad_() for w in values]
+
+    def function(*tensors: Tensor) -> Tensor:
+        weights = dict(zip(names, tensors[len(inputs) :], strict=True))
+        with _substituted(block, weights):
+            return case.run(block, *tensors[: len(inputs)])
+
+    return function, tuple(variables)
+
+
+def _result_and_gradients(
+    case: Case, block: Any, call: Callable[..., Tensor] | None = None
+) -> list[Tensor]:
+    inputs = [x.requires_grad_(x.is_floating_point()) for x in case.tensors(torch.float32)]
+    variables = [x for x in [*inputs, *_weights(block).values()] if x.requires_grad]
+    result = case._seeded(call or case.call, block, *inputs)
+    gradients = torch.autograd.grad(result.float().sum(), variables, allow_unused=True)
+    return [result.detach(), *(g for g in gradients if g is not None)]

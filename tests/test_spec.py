@@ -1,0 +1,396 @@
+"""One signature, one spec: direct calls, dicts and JSON go through the same checks."""
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pydantic
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import gan_blocks
+from gan_blocks import InvalidArgumentsError, UnknownBlockError, block, build, to_spec
+from gan_blocks.spec import blueprint, recorded_arguments
+from gan_blocks.types import Divergence, PositiveFloat, PositiveInt
+
+
+def message(function, *args, **kwargs) -> str:
+    with pytest.raises(InvalidArgumentsError) as caught:
+        function(*args, **kwargs)
+    assert caught.value.__cause__ is None
+    shown = not caught.value.__suppress_context__ and caught.value.__context__
+    assert not shown, "pydantic's traceback would be shown"
+    return str(caught.value)
+
+
+def test_all_problems_are_named_at_once_with_the_nearest_name():
+    text = message(gan_blocks.MLPGenerator, "3", (2, -1), widht=8, depth=2.5)
+    assert text == (
+        "MLPGenerator cannot be built: latent_dim: should be a valid integer, got '3'; "
+        "output_shape.1: should be greater than 0, got -1; depth: should be a valid integer, got 2.5; "
+        "widht: unknown argument; did you mean width?"
+    )
+
+
+def test_direct_call_and_build_give_the_same_message():
+    spec = {"block": "GradientPenalty", "weight": -1, "one_sided": "yes"}
+    arguments = {"weight": -1, "one_sided": "yes"}
+    assert message(build, spec) == message(gan_blocks.GradientPenalty, **arguments)
+
+
+@pytest.mark.parametrize("value", ["3", True, None, 3.5, float("nan"), [3], torch.tensor(3)])
+def test_an_integer_is_nothing_else(value):
+    assert "latent_dim" in message(gan_blocks.MLPGenerator, value, (2,))
+
+
+@pytest.mark.parametrize("value", ["3", True, None, float("nan"), float("inf"), 10**400, [3.0], 1j])
+def test_a_float_is_finite_and_nothing_else(value):
+    assert "gamma" in message(gan_blocks.R1Penalty, value)
+
+
+def test_numpy_numbers_are_numbers():
+    generator = gan_blocks.MLPGenerator(np.int64(3), (np.int32(2),), width=np.uint8(4))
+    assert recorded_arguments(generator)["latent_dim"] == 3
+    assert type(recorded_arguments(generator)["width"]) is int
+    penalty = gan_blocks.R1Penalty(np.float32(0.5))
+    assert type(recorded_arguments(penalty)["gamma"]) is float
+    json.dumps(to_spec(generator) | to_spec(penalty))
+
+
+def test_an_integer_is_a_float_and_is_recorded_as_one():
+    assert repr(gan_blocks.R1Penalty(5)) == "R1Penalty(gamma=5.0)"
+
+
+def test_missing_argument_is_named():
+    assert "divergence: is required" in message(gan_blocks.FDivergenceLoss)
+    assert "output_shape: is required" in message(build, {"block": "MLPGenerator", "latent_dim": 2})
+
+
+def test_too_many_and_doubled_positional_arguments_are_refused():
+    assert "at most 1 positional" in message(gan_blocks.HingeLoss, "sum", "mean")
+    assert "combine: was given twice" in message(gan_blocks.HingeLoss, "sum", combine="mean")
+
+
+def test_a_size_beyond_memory_is_an_error_of_ours():
+    with pytest.raises(InvalidArgumentsError, match="MLPGenerator cannot be built"):
+        gan_blocks.MLPGenerator(2**31 - 1, (2**31 - 1, 2**20))
+    with pytest.raises(InvalidArgumentsError, match="latent_dim: should be less than 2147483648"):
+        gan_blocks.MLPGenerator(2**31, (2,))
+
+
+def test_a_relation_between_arguments_is_an_error_of_ours():
+    with pytest.raises(InvalidArgumentsError, match="nothing to tell apart"):
+        gan_blocks.LeastSquaresLoss(fake_target=1.0)
+
+
+# --- nested blocks -----------------------------------------------------------------------------
+
+
+def test_nested_block_is_an_instance_or_a_spec():
+    for divergence in (gan_blocks.KL(), {"block": "KL"}):
+        loss = gan_blocks.FDivergenceLoss(divergence)
+        assert isinstance(loss.divergence, gan_blocks.KL)
+        assert to_spec(loss)["divergence"] == {"block": "KL"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (gan_blocks.KL, "divergence: takes an instance, not the class: KL(...)"),
+        ({"block": "KLL"}, "divergence.block: unknown block 'KLL'; did you mean KL?"),
+        ({"block": "HingeLoss"}, "divergence.block: 'HingeLoss' is a loss, but a divergence"),
+        ({"name": "KL"}, "divergence.block: is required"),
+        ({"block": "KL", "alpha": 2}, "divergence.alpha: unknown argument; it takes no arguments"),
+        (gan_blocks.HingeLoss(), "which is a loss"),
+        ("KL", "divergence: should be a divergence or a spec of one"),
+        (None, "divergence: should be a divergence or a spec of one"),
+    ],
+)
+def test_error_in_a_nested_block_names_its_path(value, text):
+    assert text in message(gan_blocks.FDivergenceLoss, value)
+    assert text in message(build, {"block": "FDivergenceLoss", "divergence": value})
+
+
+def test_an_unregistered_object_with_the_right_methods_is_accepted():
+    class Mine(gan_blocks.KL):
+        pass
+
+    assert isinstance(Mine(), Divergence)
+    loss = gan_blocks.FDivergenceLoss(Mine())
+    assert loss.discriminator(torch.zeros(3), torch.zeros(3)).isfinite()
+    with pytest.raises(UnknownBlockError, match="a subclass of KL needs its own @block"):
+        to_spec(loss)
+
+
+# --- the decorator -----------------------------------------------------------------------------
+
+
+def test_constructor_that_no_config_file_can_call_is_refused_when_defined():
+    with pytest.raises(TypeError, match="layer: .* cannot stand in a config file"):
+
+        @block
+        class _TakesModule(nn.Module):
+            def __init__(self, layer: nn.Module) -> None: ...
+
+    with pytest.raises(TypeError, match="has no place in a spec"):
+
+        @block
+        class _TakesAnything:
+            def __init__(self, **kwargs: int) -> None: ...
+
+    with pytest.raises(TypeError, match="'x' has no type"):
+
+        @block
+        class _Untyped:
+            def __init__(self, x) -> None: ...
+
+    with pytest.raises(TypeError, match="the key of the block's name"):
+
+        @block
+        class _Clash:
+            def __init__(self, block: int) -> None: ...
+
+
+def test_argument_names_that_pydantic_uses_itself_are_free():
+    @block
+    class Odd:
+        def __init__(self, copy: int = 1, model_dim: PositiveInt = 2, json: bool = False) -> None:
+            self.total = copy + model_dim
+
+    assert repr(Odd(copy=3)) == "Odd(copy=3, model_dim=2, json=False)"
+    assert Odd(3).total == 5
+
+
+def test_record_survives_attributes_of_the_same_name():
+    @block
+    class Layer(nn.Module):
+        def __init__(self, bias: bool = True, gamma: PositiveFloat = 1.0) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(2)) if bias else None
+            self.gamma = gamma
+
+    layer = Layer(gamma=2)
+    layer.gamma = 7.0
+    for copied in (layer, copy.deepcopy(layer)):
+        assert recorded_arguments(copied) == {"bias": True, "gamma": 2.0}
+
+
+def test_a_block_that_inherits_from_a_block_records_its_own_arguments():
+    @block
+    class Parent(nn.Module):
+        def __init__(self, size: PositiveInt = 1) -> None:
+            super().__init__()
+            self.size = size
+
+    @block
+    class Child(Parent):
+        def __init__(self, half: PositiveInt = 4) -> None:
+            super().__init__(size=2 * half)
+
+    assert recorded_arguments(Child(3)) == {"half": 3}
+    assert Child(3).size == 6
+    assert "half=3" in repr(Child(3))
+
+
+def test_wrong_default_is_an_error():
+    @block
+    class Wrong:
+        def __init__(self, size: PositiveInt = 0) -> None: ...
+
+    assert "size: should be greater than 0, got 0" in message(Wrong)
+
+
+def test_class_keeps_its_type_signature_and_documentation():
+    import inspect
+
+    assert list(inspect.signature(gan_blocks.GradientPenalty).parameters) == [
+        "weight",
+        "target",
+        "one_sided",
+    ]
+    assert "Gulrajani" in (gan_blocks.GradientPenalty.__doc__ or "")
+    assert gan_blocks.GradientPenalty.__name__ == "GradientPenalty"
+
+
+def test_every_block_states_a_first_sentence_a_shape_or_example_and_a_source():
+    for entry in gan_blocks.registry.list():
+        text = entry.cls.__doc__ or ""
+        assert entry.summary.endswith("."), entry.name
+        assert "$" not in entry.summary, f"{entry.name}: the summary is shown in a terminal"
+        for section in ("Example:", "Reference:"):
+            assert section in text, f"{entry.name} has no {section}"
+        for name in entry.blueprint.parameters:
+            assert f"        {name}: " in text, f"{entry.name} does not explain {name}"
+
+
+# --- specs as data -----------------------------------------------------------------------------
+
+numbers = st.floats(0, 1e6).filter(lambda x: x == x)
+
+
+@given(numbers, numbers, st.booleans())
+def test_json_round_trip_is_exact(weight, target, one_sided):
+    spec = {"block": "GradientPenalty", "weight": weight, "target": target, "one_sided": one_sided}
+    assert to_spec(build(json.loads(json.dumps(spec)))) == spec
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8) | st.sampled_from(["block", "gamma", "divergence"]),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats()
+            | st.text(max_size=8)
+            | st.sampled_from(["R1Penalty", "KL", "FDivergenceLoss"]),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.sampled_from(["block", "gamma", "x"]), inner, max_size=3)
+            ),
+            max_leaves=8,
+        ),
+        max_size=4,
+    )
+)
+def test_any_document_builds_or_raises_an_error_of_ours(document):
+    try:
+        built = build(document)
+    except gan_blocks.GanBlocksError:
+        return
+    assert to_spec(built)["block"] == document["block"]
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ([], "a spec is a table such as"),
+        ("HingeLoss", "a spec is a table such as"),
+        ({}, "block: is required"),
+        ({"block": 3}, "a block's name is a string, got 3"),
+        ({"block": "HingeLos"}, "did you mean HingeLoss?"),
+        ({"block": "hingeloss"}, "did you mean HingeLoss?"),
+        ({"block": ""}, "unknown block ''"),
+    ],
+)
+def test_wrong_documents_say_what_is_expected(document, text):
+    with pytest.raises((UnknownBlockError, InvalidArgumentsError)) as caught:
+        build(document)
+    assert text in str(caught.value)
+
+
+def test_kind_is_checked():
+    with pytest.raises(UnknownBlockError, match="'KL' is a divergence, but a loss is wanted here"):
+        build({"block": "KL"}, "loss")
+    with pytest.raises(UnknownBlockError, match="there is no kind 'los'; did you mean loss"):
+        build({"block": "KL"}, "los")  # type: ignore[arg-type]
+
+
+def test_device_and_dtype_go_to_the_block_and_stay_out_of_the_spec():
+    spec = {"block": "MLPDiscriminator", "input_shape": [2]}
+    network = build(spec, dtype=torch.float64, device="meta")
+    weight = next(network.parameters())
+    assert (weight.dtype, weight.device.type) == (torch.float64, "meta")
+    assert not {"device", "dtype"} & set(to_spec(network))
+    direct = gan_blocks.MLPDiscriminator((2,), device="meta")
+    assert next(direct.parameters()).is_meta
+
+
+def test_building_draws_what_the_plain_constructor_draws():
+    torch.manual_seed(0)
+    plain = gan_blocks.MLPDiscriminator((2,))
+    torch.manual_seed(0)
+    built = build({"block": "MLPDiscriminator", "input_shape": [2]})
+    for a, b in zip(plain.parameters(), built.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_checking_a_spec_draws_nothing_from_the_random_state():
+    before = torch.get_rng_state()
+    gan_blocks.registry.normalise({"block": "MLPDiscriminator", "input_shape": [2]})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_errors_pickle():
+    try:
+        gan_blocks.HingeLoss(combine="x")  # type: ignore[arg-type]
+    except InvalidArgumentsError as error:
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), again.problems) == (str(error), error.problems)
+
+
+# --- fields of somebody else's model -------------------------------------------------------------
+
+
+class Config(pydantic.BaseModel, extra="forbid", arbitrary_types_allowed=True):
+    loss: gan_blocks.LossSpec
+    penalties: list[gan_blocks.PenaltySpec] = []
+    constraint: gan_blocks.ConstraintSpec | None = None
+
+
+def test_spec_field_holds_a_plain_document_with_defaults_filled_in():
+    config = Config(loss={"block": "HingeLoss"}, penalties=[gan_blocks.R1Penalty(gamma=2)])  # type: ignore[list-item]
+    assert config.model_dump() == {
+        "loss": {"block": "HingeLoss", "combine": "sum"},
+        "penalties": [{"block": "R1Penalty", "gamma": 2.0}],
+        "constraint": None,
+    }
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_errors_of_spec_fields_merge_into_the_outer_path():
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Config.model_validate(
+            {
+                "loss": {"block": "FDivergenceLoss", "divergence": {"block": "KLL"}},
+                "penalties": [{"block": "R1Penalty", "gama": 1}, {"block": "HingeLoss"}, 3],
+                "constraint": gan_blocks.HingeLoss(),
+            }
+        )
+    places = {error["loc"]: error["msg"] for error in caught.value.errors()}
+    assert "did you mean KL?" in places["loss", "divergence", "block"]
+    assert "did you mean gamma?" in places["penalties", 0, "gama"]
+    assert "a penalty is wanted here" in places["penalties", 1, "block"]
+    assert "a spec is a table" in places["penalties", 2]
+    assert "a constraint is wanted here" in places["constraint", "block"]
+
+
+def test_spec_field_checks_relations_between_arguments_without_building_weights():
+    with pytest.raises(pydantic.ValidationError, match="nothing to tell apart"):
+        Config.model_validate({"loss": {"block": "LeastSquaresLoss", "real_target": 0}})
+
+
+def test_spec_field_has_a_json_schema():
+    names = Config.model_json_schema()["properties"]["loss"]["properties"]["block"]["enum"]
+    assert "HingeLoss" in names
+    assert "KL" not in names
+
+
+# --- JSON Schema ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["loss", "divergence", "penalty", "constraint", "network"])
+def test_json_schema_accepts_the_specs_of_all_blocks_of_its_kind(kind):
+    import jsonschema
+    from cases import CASES
+
+    schema = gan_blocks.registry.json_schema(kind)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for case in CASES:
+        assert validator.is_valid(json.loads(json.dumps(case.spec))) == (case.entry.kind == kind)
+        assert not validator.is_valid(case.spec | {"no_such_argument": 1})
+
+
+def test_subclass_is_no_block_by_itself():
+    class Sub(gan_blocks.HingeLoss):
+        pass
+
+    assert blueprint(Sub) is None
+    assert Sub().combine == "sum"
+    with pytest.raises(InvalidArgumentsError):
+        Sub(combine="x")  # type: ignore[arg-type]
