@@ -225,7 +225,7 @@ class Registry:
                 if all(_origin(point) != _origin(other) for other in points):
                     points.append(point)
             for name, points in self._entry_points.items():
-                origin = " and ".join(map(_origin, points))
+                origin = " and ".join(sorted(map(_origin, points)))
                 status: _Status = "not loaded" if _allowed(name) else "disabled"
                 self._plugins.setdefault(name, PluginInfo(name, origin, status))
         return self._entry_points
@@ -425,10 +425,11 @@ class Registry:
             current = pending.pop()
             if current in definitions:
                 continue
-            definitions[current] = {}
+            definitions[current] = {"oneOf": []}
             for entry in self.list(current):
-                schema = entry.schema() | {"title": entry.name, "description": entry.summary}
-                properties = {"block": {"const": entry.name}}
+                schema: dict[str, Any] = entry.schema()
+                schema |= {"title": entry.name, "description": entry.summary}
+                properties: dict[str, Any] = {"block": {"const": entry.name}}
                 for name, field in schema.get("properties", {}).items():
                     nested = field.pop("x-gan-blocks-kind", None)
                     if nested:
@@ -437,8 +438,7 @@ class Registry:
                     properties[name] = field
                 schema["properties"] = properties
                 schema["required"] = ["block", *schema.get("required", [])]
-                definitions[current].setdefault("oneOf", []).append(schema)
-            definitions[current].setdefault("oneOf", [])
+                definitions[current]["oneOf"].append(schema)
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "$ref": f"#/$defs/{kind}",

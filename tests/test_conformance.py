@@ -1,7 +1,8 @@
 """Every block keeps every general promise, and no block is left out."""
 
-import gan_blocks
 from cases import CASES
+
+import gan_blocks
 from gan_blocks.testing import check, parametrize
 
 

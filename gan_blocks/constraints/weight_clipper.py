@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat
 
+# pyright: reportPrivateImportUsage=false
+
 NORMALISATION = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -18,10 +20,10 @@ NORMALISATION = (
 class WeightClipper:
     r"""Clips the weights and biases of a module to a box, in place.
 
-    Every entry is clipped to $[-c, c]$. Call it after **every** step of the critic's optimiser. A multilayer perceptron clipped this way
-    has a Lipschitz constant that depends on its widths only; [`lipschitz_bound`]
-    [gan_blocks.lipschitz_bound] gives a number. Scales and offsets of normalisation layers are
-    left alone: clipped to 0.01 they would switch the layer off.
+    Every entry is clipped to $[-c, c]$. Call it after **every** step of the critic's optimiser. The
+    Lipschitz constant of a multilayer perceptron clipped this way has a bound that depends on its
+    widths only; [`lipschitz_bound`][gan_blocks.lipschitz_bound] gives a number. Scales and offsets
+    of normalisation layers are left alone: clipped to 0.01 they would switch the layer off.
 
     Args:
         bound: $c$.
@@ -56,5 +58,5 @@ class WeightClipper:
             for parameter in part.parameters(recurse=False)
         ]
         if parameters:
-            torch._foreach_clamp_min_(parameters, -self.bound)  # pyright: ignore[reportPrivateImportUsage]
-            torch._foreach_clamp_max_(parameters, self.bound)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_clamp_min_(parameters, -self.bound)
+            torch._foreach_clamp_max_(parameters, self.bound)

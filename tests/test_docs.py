@@ -1,0 +1,163 @@
+"""The documentation is complete, its examples run, and the built site needs no network."""
+
+import ast
+import re
+import runpy
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import gan_blocks
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+BUILT_IN = [entry for entry in gan_blocks.registry.list() if entry.plugin == "builtin"]
+PROMISES = {
+    "double_backward": "differentiated twice",
+    "compile": "compiles",
+    "autocast": "autocast",
+    "distributed": "distributed",
+    "batch_dependent": "depends on the batch",
+}
+
+
+def page_of(entry) -> str:
+    """`losses/hinge_loss`: the subpackage, and the name with underscores between its words."""
+    folder = entry.cls.__module__.split(".")[1]
+    between_words = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+    return f"{folder}/{re.sub(between_words, '_', entry.name).lower()}"
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_every_built_in_block_has_one_page_and_every_page_a_block():
+    folder = DOCS / "blocks"
+    pages = {str(p.relative_to(folder).with_suffix("")) for p in folder.glob("*/*.md")}
+    indices = {page for page in pages if page.endswith("/index")}
+    assert pages - indices == {page_of(entry) for entry in BUILT_IN}
+
+
+@pytest.mark.parametrize("entry", BUILT_IN, ids=lambda entry: entry.name)
+def test_the_page_of_a_block_is_its_docstring(entry):
+    text = (DOCS / "blocks" / f"{page_of(entry)}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {entry.name}\n")
+    assert re.findall(r"^::: (\S+)$", text, re.MULTILINE) == [f"gan_blocks.{entry.name}"]
+
+
+def test_the_table_of_blocks_says_what_each_block_promises():
+    text = (DOCS / "blocks" / "index.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`(\w+)`\]\((\S+)\.md\) \|.*\| (.+) \|$", text, re.MULTILINE)
+    expected = []
+    for entry in BUILT_IN:
+        record = entry.blueprint.capabilities.as_dict()
+        promises = [words for name, words in PROMISES.items() if record[name]]
+        expected.append((entry.name, page_of(entry), ", ".join(promises) or "-"))
+    assert sorted(rows) == sorted(expected)
+
+
+def test_every_public_name_is_in_the_documentation():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
+    assert [n for n in gan_blocks.__all__ if not re.search(rf"\b{n}\b", text)] == []
+
+
+def test_the_page_of_the_trainer_has_every_key_of_its_config():
+    tree = ast.parse((ROOT / "examples" / "train.py").read_text(encoding="utf-8"))
+    config = next(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == "Config")
+    keys = {
+        item.target.id
+        for item in config.body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    }
+    text = (DOCS / "trainer.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == keys
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_every_python_block_of_a_page_is_run(page):
+    """A mistyped fence would hide a block. Files that are shown, not written, have tests elsewhere."""
+    fence = re.compile(
+        r"^(?P<mark>`{3,}|~{3,})(?P<language>.*)\n(?P<body>(?s:.*?))^(?P=mark)$", re.MULTILINE
+    )
+    text = page.read_text(encoding="utf-8")
+    blocks = list(fence.finditer(text))
+    assert len(re.findall(r"^\s*(?:`{3}|~{3})", text, re.MULTILINE)) == 2 * len(blocks)
+    shown = [b for b in blocks if re.fullmatch(r'--8<-- "\S+"\n', b["body"])]
+    to_run = [b for b in blocks if b not in shown and b["language"] not in ("console", "text")]
+    assert {b["language"] for b in to_run} <= {"python"}
+    document = runpy.run_path(str(ROOT / "conftest.py"))["pages"].parse(page)
+    starts = [example.region.start for example in document]
+    assert all(any(b.start() <= start < b.end() for start in starts) for b in to_run)
+
+
+class References(HTMLParser):
+    """What a page makes a browser fetch, and its text outside code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.text = ""
+        self.inside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag in ("code", "pre", "script", "style"):
+            self.inside.append(tag)
+        if tag != "a" and values.get("rel") != "canonical":
+            self.fetched += [
+                values[key] or "" for key in ("src", "srcset", "href") if key in values
+            ]
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.inside and self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self.inside:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.mark.xdist_group("site")
+class TestSite:
+    """What `mkdocs build --strict` makes, built once."""
+
+    def parsed(self, site: Path) -> dict[str, References]:
+        pages = {}
+        for file in site.rglob("*.html"):
+            pages[str(file.relative_to(site))] = parser = References()
+            parser.feed(file.read_text(encoding="utf-8"))
+        assert pages
+        return pages
+
+    def test_it_fetches_nothing_from_elsewhere(self, site):
+        away = re.compile(r"(?i)^\s*(?:[a-z]+:)?//")
+        for name, page in self.parsed(site).items():
+            assert [x for x in page.fetched if away.search(x)] == [], name
+        for sheet in site.rglob("*.css"):
+            text = sheet.read_text(encoding="utf-8")
+            assert not re.search(r"(?:@import|url\()\s*['\"]?(?:https?:)?//", text), sheet
+
+    def test_every_formula_is_rendered(self, site):
+        for name, page in self.parsed(site).items():
+            assert not re.search(r"\$|\\[a-zA-Z(\[]", page.text), name
+        for file in site.rglob("*.html"):
+            assert 'class="arithmatex"' not in file.read_text(encoding="utf-8"), file
+        assert "<math" in (site / "blocks" / "losses" / "hinge_loss.html").read_text("utf-8")
+
+    def test_examples_of_docstrings_are_code(self, site):
+        for name, page in self.parsed(site).items():
+            assert ">>>" not in page.text, name

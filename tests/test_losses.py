@@ -1,0 +1,418 @@
+"""What theory says of the adversarial losses, checked on the library's own objects."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gan_blocks
+from gan_blocks import (
+    FDivergenceLoss,
+    GANDivergence,
+    HingeLoss,
+    JensenShannon,
+    LeastSquaresLoss,
+    MinimaxLoss,
+    NonSaturatingLoss,
+    RelativisticLoss,
+    WassersteinLoss,
+)
+
+F64 = torch.float64
+UNPAIRED = [MinimaxLoss(), NonSaturatingLoss(), NonSaturatingLoss(0.9), LeastSquaresLoss()]
+UNPAIRED += [HingeLoss(), WassersteinLoss(), FDivergenceLoss(JensenShannon())]
+UNPAIRED += [FDivergenceLoss(GANDivergence(), "non_saturating")]
+ALL = [*UNPAIRED, RelativisticLoss()]
+ids = str
+
+
+@st.composite
+def distributions(draw, outcomes: int = 5):
+    """Counts of two discrete distributions over the same outcomes, all positive."""
+    counts = st.lists(st.integers(1, 20), min_size=outcomes, max_size=outcomes)
+    return torch.tensor(draw(counts)), torch.tensor(draw(counts))
+
+
+def samples(counts):
+    """Which outcome each sample of a batch is: an exact picture of the distribution."""
+    return torch.arange(len(counts)).repeat_interleave(counts)
+
+
+def best_critic(loss, real_counts, fake_counts):
+    """The tabular critic that minimises the library's own loss, by Newton-like descent."""
+    v = torch.zeros(len(real_counts), dtype=F64, requires_grad=True)
+    real, fake = samples(real_counts), samples(fake_counts)
+    optimiser = torch.optim.LBFGS([v], max_iter=200, line_search_fn="strong_wolfe")
+    optimiser.param_groups[0].update(tolerance_grad=1e-12, tolerance_change=1e-16)
+
+    def closure():
+        optimiser.zero_grad()
+        value = loss.discriminator(v[real], v[fake])
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    return v.detach(), loss.discriminator(v[real], v[fake]).detach()
+
+
+def js_divergence(p, q):
+    m = (p + q) / 2
+    return (torch.xlogy(p, p / m) + torch.xlogy(q, q / m)).sum() / 2
+
+
+# --- optimal critics -------------------------------------------------------------------------------
+
+
+@settings(max_examples=25)
+@given(distributions())
+def test_optimal_discriminator_is_p_over_p_plus_q_and_its_value_follows_from_jsd(counts):
+    p, q = (c.to(F64) / c.sum() for c in counts)
+    for loss in (MinimaxLoss(), NonSaturatingLoss()):
+        v, value = best_critic(loss, *counts)
+        torch.testing.assert_close(torch.sigmoid(v), p / (p + q), rtol=1e-5, atol=1e-6)
+        # V(D*) = -log 4 + 2 JSD, and the loss is -V
+        torch.testing.assert_close(-value, -math.log(4) + 2 * js_divergence(p, q))
+
+
+@settings(max_examples=25)
+@given(distributions(), st.floats(0.55, 1.0))
+def test_smoothed_optimum_is_alpha_p_over_p_plus_q(counts, alpha):
+    p, q = (c.to(F64) / c.sum() for c in counts)
+    v, _ = best_critic(NonSaturatingLoss(real_target=alpha), *counts)
+    torch.testing.assert_close(torch.sigmoid(v), alpha * p / (p + q), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.9, 0.7])
+def test_least_smoothed_loss_at_perfect_separation_is_the_entropy(alpha):
+    v = torch.tensor([math.log(alpha / (1 - alpha))], dtype=F64)
+    value = NonSaturatingLoss(real_target=alpha).discriminator(v, torch.full((1,), -1e4, dtype=F64))
+    entropy = -alpha * math.log(alpha) - (1 - alpha) * math.log(1 - alpha)
+    assert float(value) == pytest.approx(entropy, rel=1e-12)
+
+
+@settings(max_examples=25)
+@given(distributions())
+def test_least_squares_optimum_is_the_weighted_target(counts):
+    p, q = (c.to(F64) / c.sum() for c in counts)
+    for a, b in ((0.0, 1.0), (-1.0, 1.0), (0.3, 2.0)):
+        loss = LeastSquaresLoss(fake_target=a, real_target=b, generator_target=0.0)
+        v, _ = best_critic(loss, *counts)
+        torch.testing.assert_close(v, (b * p + a * q) / (p + q), rtol=1e-6, atol=1e-8)
+
+
+@settings(max_examples=25)
+@given(distributions())
+def test_pearson_divergence_of_the_least_squares_game(counts):
+    p, q = (c.to(F64) / c.sum() for c in counts)
+    loss = LeastSquaresLoss(fake_target=-1.0, real_target=1.0, generator_target=0.0)
+    d = (p - q) / (p + q)
+    real, fake = samples(counts[0]), samples(counts[1])
+    criterion = loss.generator(d[fake]) + loss.generator(d[real])
+    torch.testing.assert_close(2 * criterion, ((p - q) ** 2 / (p + q)).sum())
+
+
+@settings(max_examples=25)
+@given(distributions())
+def test_hinge_optimum_is_the_sign_with_value_two_minus_two_tv(counts):
+    p, q = (c.to(F64) / c.sum() for c in counts)
+    sign = torch.sign(p - q)
+    loss = HingeLoss()
+    value = loss.discriminator(sign[samples(counts[0])], sign[samples(counts[1])])
+    torch.testing.assert_close(value, 2 - (p - q).abs().sum())
+    for _ in range(20):
+        v = 2 * torch.randn(len(p), dtype=F64)
+        other = loss.discriminator(v[samples(counts[0])], v[samples(counts[1])])
+        assert other >= value - 1e-12
+
+
+@settings(max_examples=15)
+@given(distributions(outcomes=3))
+def test_relativistic_game_plays_the_jsd_of_the_products(counts):
+    # sup_C E log sigma(C(x) - C(y)) + log 2 <= JSD(p x q, q x p), tight if the ratio factorises
+    p, q = (c.to(F64) / c.sum() for c in counts)
+    x = samples(counts[0]).repeat_interleave(int(counts[1].sum()))
+    y = samples(counts[1]).repeat(int(counts[0].sum()))
+    v = torch.log(p / q)
+    value = RelativisticLoss().discriminator(v[x], v[y])
+    a, b = torch.outer(p, q), torch.outer(q, p)
+    torch.testing.assert_close(math.log(2) - value, js_divergence(a, b), rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=20)
+@given(distributions())
+@pytest.mark.parametrize(
+    "name",
+    ["KL", "ReverseKL", "PearsonChi2", "SquaredHellinger", "JensenShannon", "GANDivergence"],
+)
+def test_f_gan_bound_holds_for_every_critic_and_is_tight_at_the_optimum(name, counts):
+    divergence = gan_blocks.build({"block": name})
+    loss = FDivergenceLoss(divergence)
+    p, q = (c.to(F64) / c.sum() for c in counts)
+    exact = divergence.between(p, q)
+    real, fake = samples(counts[0]), samples(counts[1])
+    for _ in range(5):
+        v = torch.randn(len(p), dtype=F64)
+        assert -loss.discriminator(v[real], v[fake]) <= exact + 1e-12
+    best, value = best_critic(loss, *counts)
+    torch.testing.assert_close(-value, exact, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        divergence.activation(best), divergence.derivative(p / q), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_f_gan_with_the_gan_divergence_is_the_minimax_game():
+    r, f = torch.randn(9, dtype=F64), torch.randn(7, dtype=F64)
+    ours, game = FDivergenceLoss(GANDivergence()), MinimaxLoss()
+    torch.testing.assert_close(ours.discriminator(r, f), game.discriminator(r, f))
+    torch.testing.assert_close(ours.generator(f), game.generator(f))
+
+
+# --- parallel lines (Arjovsky et al. 2017, example 1) ------------------------------------------------
+
+
+@pytest.mark.parametrize("theta", [-2.0, -0.5, 0.25, 1.0])
+def test_parallel_lines_give_jsd_no_gradient_and_wasserstein_a_gradient_of_size_one(theta):
+    # Real mass at 0 and generated mass at theta, on a grid that holds both.
+    places = torch.linspace(-2, 2, 17, dtype=F64)
+    p, q = (places == 0).to(F64), (places == theta).to(F64)
+    assert float(JensenShannon().between(p, q) / 2) == pytest.approx(math.log(2), abs=1e-15)
+    assert gan_blocks.KL().between(p, q) == math.inf
+
+    at = torch.tensor([theta], dtype=F64, requires_grad=True)
+    origin = torch.zeros(1, dtype=F64)
+    sign = math.copysign(1, theta)
+
+    # A steep discriminator between the two tends to the optimal one; the game then has no slope.
+    def steep(x):
+        return 1e3 * sign * (theta / 2 - x)
+
+    game = MinimaxLoss()
+    jsd = (math.log(4) - game.discriminator(steep(origin), steep(at.detach()))) / 2
+    assert float(jsd) == pytest.approx(math.log(2), abs=1e-12)
+    (slope,) = torch.autograd.grad(game.generator(steep(at)), at)
+    assert slope.abs() < 1e-40
+
+    # The optimal 1-Lipschitz critic is f(x) = -sign(theta) x; its gap is W1 = |theta|.
+    def best(x):
+        return -sign * x
+
+    gap = -WassersteinLoss().discriminator(best(origin), best(at))
+    torch.testing.assert_close(gap.detach(), at.detach().abs()[0])
+    (slope,) = torch.autograd.grad(WassersteinLoss().generator(best(at)), at)
+    assert slope == sign
+
+
+# --- Dirac-GAN (Mescheder et al. 2018): every sign and every factor of two -----------------------------
+
+
+def jacobian_of_the_game(loss, penalties=()):
+    """The Jacobian of the gradient field at 0: data at 0, generator at theta, critic psi x."""
+    state = torch.zeros(2, dtype=F64)
+
+    def field(state):
+        psi, theta = state.unbind()
+        real = torch.zeros(1, 1, dtype=F64)
+
+        def critic(x):
+            return (psi * x).squeeze(1)
+
+        fake = theta.reshape(1, 1)
+        critic_loss = loss.discriminator(critic(real), critic(fake))
+        for penalty in penalties:
+            critic_loss = critic_loss + penalty(critic, real, fake)
+        generator_loss = loss.generator(critic(fake), critic(real))
+        (d_psi,) = torch.autograd.grad(critic_loss, psi, create_graph=True)
+        (d_theta,) = torch.autograd.grad(generator_loss, theta, create_graph=True)
+        return -torch.stack([d_psi, d_theta])
+
+    return torch.autograd.functional.jacobian(field, state)
+
+
+def eigenvalues(loss, penalties=()):
+    values = torch.linalg.eigvals(jacobian_of_the_game(loss, penalties))
+    return sorted(values.tolist(), key=lambda z: (z.real, z.imag))
+
+
+@pytest.mark.parametrize(
+    ("loss", "slope"),
+    [
+        (MinimaxLoss(), 0.5),
+        (NonSaturatingLoss(), 0.5),
+        (RelativisticLoss(), 0.5),
+        (WassersteinLoss(), 1.0),
+        (HingeLoss(), 1.0),
+    ],
+    ids=ids,
+)
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("both", [False, True])
+def test_eigenvalues_of_the_dirac_gan(loss, slope, gamma, both):
+    penalties = [gan_blocks.R1Penalty(gamma)] + [gan_blocks.R2Penalty(gamma)] * both
+    total = gamma * (1 + both)
+    root = (total**2 / 4 - slope**2 + 0j) ** 0.5
+    expected = sorted([-total / 2 - root, -total / 2 + root], key=lambda z: (z.real, z.imag))
+    for actual, exact in zip(eigenvalues(loss, penalties), expected, strict=True):
+        assert actual == pytest.approx(exact, abs=1e-12)
+
+
+# --- extremes ------------------------------------------------------------------------------------------
+
+
+def value_and_gradient(function, *logits):
+    logits = [x.clone().requires_grad_() for x in logits]
+    value = function(*logits)
+    gradients = torch.autograd.grad(value, logits, allow_unused=True)
+    return value, [torch.zeros(()) if g is None else g for g in gradients]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("loss", ALL, ids=ids)
+def test_value_and_gradient_are_finite_at_logits_of_ten_thousand(loss, dtype):
+    for real in (-1e4, 0.0, 1e4):
+        for fake in (-1e4, 0.0, 1e4):
+            r, f = torch.full((4,), real, dtype=dtype), torch.full((4,), fake, dtype=dtype)
+            for value, gradients in (
+                value_and_gradient(loss.discriminator, r, f),
+                value_and_gradient(loss.generator, f, r),
+            ):
+                assert value.isfinite()
+                assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+                assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("name", ["KL", "ReverseKL", "PearsonChi2", "SquaredHellinger"])
+@pytest.mark.parametrize("objective", ["minimax", "non_saturating"])
+def test_divergence_losses_are_never_nan(name, objective):
+    loss = FDivergenceLoss({"block": name}, objective)  # pyright: ignore[reportArgumentType]
+    for real in (-1e4, -200.0, 0.0, 200.0, 1e4):
+        for fake in (-1e4, -200.0, 0.0, 200.0, 1e4):
+            r, f = torch.full((4,), real), torch.full((4,), fake)
+            for value, gradients in (
+                value_and_gradient(loss.discriminator, r, f),
+                value_and_gradient(loss.generator, f, r),
+            ):
+                assert not value.isnan()
+                assert not any(g.isnan().any() for g in gradients)
+
+
+def test_infinite_values_have_the_right_sign():
+    big = torch.full((4,), 1e4)
+    kl, reverse = gan_blocks.KL(), gan_blocks.ReverseKL()
+    assert FDivergenceLoss(kl).discriminator(big, big) == math.inf
+    assert FDivergenceLoss(kl).generator(big) == -math.inf
+    assert FDivergenceLoss(reverse).discriminator(-big, -big) == math.inf
+
+
+@pytest.mark.parametrize("logit", [-46.0, -1e4])
+def test_generator_keeps_its_gradient_when_the_discriminator_wins(logit):
+    f = torch.full((1,), logit)
+    _, (gradient,) = value_and_gradient(NonSaturatingLoss().generator, f)
+    assert gradient == -1.0
+    # The naive form, sigmoid and then binary cross entropy, has lost it.
+    naive = torch.nn.functional.binary_cross_entropy
+    _, (lost,) = value_and_gradient(lambda x: naive(x.sigmoid(), torch.ones(1)), f)
+    assert lost.abs() < 1e-7
+
+
+def test_minimax_generator_saturates_where_theory_says_so():
+    _, (gradient,) = value_and_gradient(MinimaxLoss().generator, torch.full((1,), -20.0, dtype=F64))
+    assert float(gradient) == pytest.approx(-1 / (1 + math.exp(20)), rel=1e-9)
+
+
+@given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4))
+def test_gradients_push_real_up_and_fake_down_and_the_generator_fakes_up(real, fake):
+    r, f = torch.tensor([real], dtype=F64), torch.tensor([fake], dtype=F64)
+    for loss in (MinimaxLoss(), NonSaturatingLoss(), HingeLoss(), WassersteinLoss()):
+        _, (by_real, by_fake) = value_and_gradient(loss.discriminator, r, f)
+        assert by_real <= 0 <= by_fake
+        _, (by_fake, _) = value_and_gradient(loss.generator, f, r)
+        assert by_fake <= 0
+    _, (by_real, by_fake) = value_and_gradient(RelativisticLoss().discriminator, r, f)
+    assert by_real <= 0 <= by_fake
+    _, (by_fake, by_real) = value_and_gradient(RelativisticLoss().generator, f, r)
+    assert by_fake <= 0 <= by_real
+
+
+@given(st.floats(-100, 100))
+def test_only_wasserstein_and_relativistic_ignore_a_shift_of_the_critic(shift):
+    r, f = torch.randn(6, dtype=F64), torch.randn(6, dtype=F64)
+    for loss in (WassersteinLoss(), RelativisticLoss()):
+        torch.testing.assert_close(
+            loss.discriminator(r + shift, f + shift), loss.discriminator(r, f), atol=1e-9, rtol=0
+        )
+    if abs(shift) > 10:
+        for loss in (MinimaxLoss(), NonSaturatingLoss(), HingeLoss(), LeastSquaresLoss()):
+            moved = loss.discriminator(r + shift, f + shift) - loss.discriminator(r, f)
+            assert moved.abs() > 1e-3
+
+
+# --- shapes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ALL, ids=ids)
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 1, 3, 3), (6, 2, 10), ()])
+def test_value_depends_on_the_logits_and_not_on_their_shape(loss, shape):
+    r, f = torch.randn(shape, dtype=F64), torch.randn(shape, dtype=F64)
+    torch.testing.assert_close(
+        loss.discriminator(r, f), loss.discriminator(r.reshape(-1), f.reshape(-1))
+    )
+    assert loss.discriminator(r, f).shape == ()
+    assert loss.generator(f, r).shape == ()
+
+
+@pytest.mark.parametrize("loss", ALL, ids=ids)
+def test_a_column_against_a_row_never_broadcasts(loss):
+    r, f = torch.randn(4, 1), torch.randn(4)
+    with pytest.raises(ValueError, match=r"real_logits \(4, 1\) and fake_logits \(4,\) differ"):
+        loss.discriminator(r, f)
+    with pytest.raises(ValueError, match="differ in more than the batch size"):
+        loss.discriminator(torch.randn(4, 2), torch.randn(4, 1))
+
+
+@pytest.mark.parametrize("loss", UNPAIRED, ids=ids)
+def test_batch_sizes_may_differ(loss):
+    r, f = torch.randn(6, dtype=F64), torch.randn(4, dtype=F64)
+    doubled = loss.discriminator(r.repeat(2), f)
+    torch.testing.assert_close(loss.discriminator(r, f), doubled)
+
+
+def test_a_pairing_loss_needs_pairs():
+    with pytest.raises(ValueError, match="need one batch size"):
+        RelativisticLoss().discriminator(torch.randn(4), torch.randn(5))
+    with pytest.raises(ValueError, match="pass real_logits to generator"):
+        RelativisticLoss().generator(torch.randn(4))
+
+
+@pytest.mark.parametrize("loss", ALL, ids=ids)
+def test_wrong_logits_are_refused(loss):
+    good = torch.randn(4)
+    for bad, error, text in (
+        (torch.randn(0), ValueError, "is empty"),
+        ([], ValueError, "empty list"),
+        (torch.ones(4, dtype=torch.int64), TypeError, "floating-point"),
+        (torch.ones(4, dtype=torch.complex64), TypeError, "floating-point"),
+        (3.0, TypeError, "should be a tensor"),
+        ([good, None], TypeError, "should be a tensor"),
+    ):
+        for call in (
+            lambda bad=bad: loss.discriminator(bad, good),
+            lambda bad=bad: loss.discriminator(good, bad),
+            lambda bad=bad: loss.generator(bad, good),
+        ):
+            with pytest.raises(error, match=text):
+                call()
+    with pytest.raises(ValueError, match="from 1 sub-discriminators and fake_logits from 2"):
+        loss.discriminator([good], [good, good])
+
+
+@pytest.mark.parametrize("loss", ALL, ids=ids)
+def test_calling_the_module_names_the_two_methods(loss):
+    with pytest.raises(TypeError, match=r"\.discriminator\(real_logits, fake_logits\)"):
+        loss(torch.randn(4), torch.randn(4))
+
+
+@pytest.mark.parametrize("loss", ALL, ids=ids)
+def test_batch_of_one(loss):
+    assert loss.discriminator(torch.zeros(1), torch.zeros(1)).isfinite()

@@ -1,0 +1,226 @@
+"""What the papers say of the penalties: per sample, exact on linear critics, safe at zero gradient."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import gan_blocks
+from gan_blocks import GradientPenalty, R1Penalty, R2Penalty
+
+F64 = torch.float64
+ALL = [GradientPenalty(), GradientPenalty(target=0.01, one_sided=True), R1Penalty(), R2Penalty()]
+every = pytest.mark.parametrize("penalty", ALL, ids=str)
+SHAPES = [(2,), (7,), (3, 5), (1, 8, 8), (3, 64, 64), (2, 3, 4, 5)]
+
+
+def linear(shape, slope: float):
+    """A critic <w, x> with |w| = slope, and w."""
+    w = torch.randn(shape, dtype=F64)
+    w = w * slope / w.norm()
+    return lambda x: (x * w).flatten(1).sum(1), w
+
+
+def pair(batch: int, shape):
+    return torch.randn(batch, *shape, dtype=F64), torch.randn(batch, *shape, dtype=F64)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64, 257])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_unit_slope_costs_nothing_at_any_batch_and_input_size(batch, shape):
+    if batch * math.prod(shape) > 1_000_000:
+        batch = 8
+    critic, _ = linear(shape, 1.0)
+    assert GradientPenalty(weight=10)(critic, *pair(batch, shape)) < 1e-12
+
+
+@given(st.floats(0, 30), st.integers(1, 9), st.sampled_from(SHAPES[:4]), st.floats(0.1, 20))
+def test_values_on_a_linear_critic(slope, batch, shape, weight):
+    critic, _ = linear(shape, slope)
+    real, fake = pair(batch, shape)
+
+    def value(penalty):
+        return float(penalty(critic, real, fake))
+
+    near = {"rel": 1e-9, "abs": 1e-9}
+    assert value(GradientPenalty(weight)) == pytest.approx(weight * (slope - 1) ** 2, **near)
+    expected = weight * max(slope - 1, 0) ** 2
+    assert value(GradientPenalty(weight, one_sided=True)) == pytest.approx(expected, **near)
+    assert value(GradientPenalty(weight, target=0)) == pytest.approx(weight * slope**2, **near)
+    assert value(R1Penalty(weight)) == pytest.approx(weight / 2 * slope**2, **near)
+    assert value(R2Penalty(weight)) == pytest.approx(weight / 2 * slope**2, **near)
+
+
+@every
+def test_shape_of_the_critics_output_does_not_matter(penalty):
+    critic, _ = linear((5,), 3.0)
+    real, fake = pair(6, (5,))
+
+    def value(c):
+        torch.manual_seed(0)
+        return penalty(c, real, fake)
+
+    expected = value(critic)
+    torch.testing.assert_close(value(lambda x: critic(x)[:, None]), expected)
+    patches = torch.tensor([0.25, 0.75], dtype=F64)
+    torch.testing.assert_close(value(lambda x: critic(x)[:, None] * patches), expected)
+
+
+@every
+def test_gradient_reaches_the_critic_and_nothing_else(penalty):
+    critic = nn.Sequential(nn.Linear(3, 8), nn.Softplus(), nn.Linear(8, 1)).double()
+    generator = nn.Linear(2, 3).double()
+    real = torch.randn(5, 3, dtype=F64, requires_grad=True)
+    penalty(critic, real, generator(torch.randn(5, 2, dtype=F64))).backward()
+    assert critic[0].weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in generator.parameters())
+    assert real.grad is None
+
+
+@every
+def test_zero_gradient_is_finite_in_value_and_derivative(penalty):
+    critic = nn.Linear(4, 1)
+    nn.init.zeros_(critic.weight)
+    value = penalty(critic, torch.randn(3, 4), torch.randn(3, 4))
+    value.backward()
+    assert value.isfinite()
+    assert critic.weight.grad is not None
+    assert critic.weight.grad.isfinite().all()
+
+
+def test_points_lie_between_real_and_fake_with_one_epsilon_per_sample():
+    seen = []
+
+    def critic(x):
+        seen.append(x.detach())
+        return x.flatten(1).sum(1)
+
+    real, fake = torch.zeros(512, 3, 4, 4), torch.ones(512, 3, 4, 4)
+    GradientPenalty()(critic, real, fake, generator=torch.Generator().manual_seed(0))
+    (points,) = seen
+    per_sample = points.flatten(1)
+    assert (per_sample == per_sample[:, :1]).all(), "one epsilon per sample, not per pixel"
+    shares = per_sample[:, 0].sort().values
+    uniform = (torch.arange(512) + 0.5) / 512
+    assert (shares - uniform).abs().max() < 0.08, "Kolmogorov-Smirnov distance to U[0, 1]"
+
+
+def test_r1_looks_at_real_and_r2_at_fake():
+    real, fake = torch.full((4, 1), 3.0), torch.full((4, 1), 5.0)
+    square = {"critic": lambda x: (x**2 / 2).sum(1), "real": real, "fake": fake}
+    assert R1Penalty(2.0)(**square) == 9.0
+    assert R2Penalty(2.0)(**square) == 25.0
+    assert R1Penalty(2.0)(square["critic"], real) == 9.0
+
+
+@pytest.mark.parametrize("penalty", [R1Penalty(0.7), R2Penalty(0.7)], ids=str)
+def test_from_logits_equals_the_call_in_value_and_gradient(penalty):
+    critic = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    x = torch.randn(5, 3, dtype=F64)
+    direct = penalty(critic, x, x)
+    by_call = torch.autograd.grad(direct, list(critic.parameters()), allow_unused=True)
+    inputs = x.clone().requires_grad_()
+    shared = penalty.from_logits(critic(inputs), inputs)
+    by_logits = torch.autograd.grad(shared, list(critic.parameters()), allow_unused=True)
+    torch.testing.assert_close(direct, shared)
+    for a, b in zip(by_call, by_logits, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b)
+
+
+def test_from_logits_says_what_is_missing():
+    critic, x = nn.Linear(3, 1), torch.randn(5, 3)
+    with pytest.raises(ValueError, match=r"call inputs.requires_grad_\(\) before"):
+        R1Penalty().from_logits(critic(x), x)
+
+
+def test_same_generator_gives_the_same_points():
+    critic = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    real, fake = torch.randn(5, 3), torch.randn(5, 3)
+
+    def value(seed):
+        return GradientPenalty()(critic, real, fake, generator=torch.Generator().manual_seed(seed))
+
+    state = torch.get_rng_state()
+    assert value(0) == value(0) != value(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@every
+def test_value_under_no_grad(penalty):
+    critic, _ = linear((3,), 3.0)
+    with torch.no_grad():
+        assert penalty(critic, *pair(5, (3,))).isfinite()
+
+
+@every
+def test_half_precision_models_are_computed_in_float32(penalty):
+    w = torch.full((4096,), 0.25, dtype=torch.bfloat16)  # a norm of 16
+    real, fake = torch.randn(4, 4096).bfloat16(), torch.randn(4, 4096).bfloat16()
+    value = penalty(lambda x: x @ w, real, fake)
+    assert value.dtype == torch.float32
+    target = getattr(penalty, "target", None)
+    expected = 5 * 16**2 if target is None else 10 * (16 - target) ** 2
+    assert float(value) == pytest.approx(expected, rel=1e-3)
+
+
+@every
+def test_batch_norm_in_training_mode_is_named(penalty):
+    critic = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    real, fake = torch.randn(5, 3), torch.randn(5, 3)
+    with pytest.warns(UserWarning, match="the critic's 1 is a BatchNorm1d in training mode"):
+        penalty(critic, real, fake)
+    penalty(critic.eval(), real, fake)
+
+
+@every
+def test_a_layer_that_mixes_the_batch_on_purpose_gets_the_gradient_of_the_batchs_sum(penalty):
+    def critic(x):
+        return x[:, 0] + x.std(0).sum()
+
+    assert penalty(critic, *pair(5, (3,))).isfinite()
+
+
+@every
+def test_wrong_use_is_explained(penalty):
+    critic = nn.Linear(3, 1)
+    good = torch.randn(4, 3)
+    with pytest.raises(ValueError, match="does not depend on its input"):
+        penalty(lambda x: critic(x.detach()), good, good)
+    with pytest.raises(ValueError, match="does not depend on its input"):
+        penalty(lambda x: torch.zeros(len(x)), good, good)
+    with pytest.raises(TypeError, match="floating-point samples"):
+        penalty(critic, good.long(), good.long())
+    with pytest.raises(TypeError, match="should return a tensor of logits"):
+        penalty(lambda x: [critic(x)], good, good)
+    with pytest.raises(ValueError, match="none of it empty"):
+        penalty(critic, good[:0], good[:0])
+    with pytest.raises(ValueError, match=r"samples of shape \(N, \.\.\.\)"):
+        penalty(lambda x: x * 2, torch.randn(4), torch.randn(4))
+
+
+def test_interpolation_needs_pairs():
+    critic = nn.Linear(3, 1)
+    with pytest.raises(ValueError, match=r"real \(4, 3\) and fake \(5, 3\) need one shape"):
+        GradientPenalty()(critic, torch.randn(4, 3), torch.randn(5, 3))
+
+
+def test_training_with_the_penalty_reaches_the_wasserstein_distance():
+    # Two points 2 apart; over 1-Lipschitz critics the gap is 2.
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(1, 32), nn.Softplus(), nn.Linear(32, 1))
+    # One-sided: the two-sided form also has a local minimum at slope -1, the critic upside down.
+    loss, penalty = gan_blocks.WassersteinLoss(), GradientPenalty(weight=100.0, one_sided=True)
+    optimiser = torch.optim.Adam(critic.parameters(), lr=3e-3, betas=(0.0, 0.9))
+    real, fake = torch.full((64, 1), 1.0), torch.full((64, 1), -1.0)
+    for _ in range(800):
+        value = loss.discriminator(critic(real), critic(fake)) + penalty(critic, real, fake)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+    gap = -loss.discriminator(critic(real), critic(fake)).detach()
+    assert float(gap) == pytest.approx(2.0, abs=0.1)
