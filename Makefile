@@ -26,7 +26,7 @@ docs-serve: .venv/.dev
 	$(BIN)/mkdocs serve
 
 bench: .venv/.dev
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
+	$(BIN)/python -m pytest tests/benchmarks/bench_*.py --benchmark-columns=min,median,rounds --benchmark-sort=fullname
 
 # The tests on the oldest torch that pyproject.toml allows, in an environment of their own.
 oldest:

@@ -28,9 +28,7 @@ from gan_blocks.errors import (
     PluginError,
     UnknownBlockError,
 )
-from gan_blocks.hookspecs import hookimpl
-from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
-from gan_blocks.registry import (
+from gan_blocks.fields import (
     AuxiliarySpec,
     ConstraintSpec,
     DivergenceSpec,
@@ -38,8 +36,10 @@ from gan_blocks.registry import (
     LossSpec,
     NetworkSpec,
     PenaltySpec,
-    registry,
 )
+from gan_blocks.hookspecs import hookimpl
+from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
+from gan_blocks.registry import registry
 from gan_blocks.spec import block
 
 __version__ = "0.1.0"

@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gan_blocks._plugins import KINDS
 from gan_blocks.errors import GanBlocksError
-from gan_blocks.registry import KINDS, Entry, registry
+from gan_blocks.registry import Entry, registry
 from gan_blocks.types import Kind
 
 app = typer.Typer(

@@ -5,28 +5,20 @@ being its name in the entry-point group ``gan_blocks``. A plugin is imported whe
 first asked for; one that fails is remembered, and stops nothing else.
 """
 
-import importlib.metadata
 import inspect
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Any, cast
 
-import pluggy
-from pydantic_core import core_schema
 from torch import nn
 
-from gan_blocks import hookspecs, spec
+from gan_blocks import _arguments
+from gan_blocks._arguments import did_you_mean, shown
+from gan_blocks._plugins import BUILTIN, KINDS, PluginInfo, Plugins, check_kind
 from gan_blocks.errors import InvalidArgumentsError, PluginError, Problem, UnknownBlockError
-from gan_blocks.spec import Blueprint, blueprint, did_you_mean, shown
-from gan_blocks.types import AdversarialLoss, Kind
-
-GROUP = "gan_blocks"
-BUILTIN = "builtin"
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-_Status = Literal["builtin", "registered", "not loaded", "loaded", "failed", "disabled"]
+from gan_blocks.spec import Blueprint, blueprint, recorded_arguments
+from gan_blocks.types import Kind
 
 
 @dataclass(frozen=True)
@@ -60,40 +52,20 @@ class Entry:
         return self.blueprint.model.model_json_schema()
 
 
-@dataclass
-class PluginInfo:
-    """A plugin and what became of it.
-
-    Args:
-        name: Its entry-point name, the prefix of its blocks.
-        distribution: The package that brings it, with version.
-        status: Whether it is loaded.
-        error: Why it failed, in one line, with the remedy.
-    """
-
-    name: str
-    distribution: str = ""
-    status: _Status = "not loaded"
-    error: str = ""
-
-
 class Registry:
     """All blocks of the process. The library's own is ``gan_blocks.registry``."""
 
     def __init__(self) -> None:
-        self._manager = pluggy.PluginManager("gan_blocks")
-        self._manager.add_hookspecs(hookspecs)
         self._entries: dict[str, Entry] = {}
         self._by_class: dict[type, Entry] = {}
-        self._plugins: dict[str, PluginInfo] = {}
-        self._entry_points: dict[str, list[importlib.metadata.EntryPoint]] | None = None
+        self._plugins = Plugins()
 
     # --- adding blocks ---------------------------------------------------------------------
 
     def register_builtin(self, plugin: object) -> None:
         """Register the library's own plugin, whose blocks have bare names."""
-        self._plugins[BUILTIN] = PluginInfo(BUILTIN, "gan_blocks", "builtin")
-        self._add(self._collect(plugin, BUILTIN), BUILTIN)
+        self._plugins.infos[BUILTIN] = PluginInfo(BUILTIN, "gan_blocks", "builtin")
+        self._add(self._plugins.of_hooks(plugin, BUILTIN), BUILTIN)
 
     def register(
         self,
@@ -129,37 +101,22 @@ class Registry:
         """
         if not isinstance(name, str) or not name or "/" in name or name == BUILTIN:
             raise PluginError(f"a plugin's name is a word without a slash, got {shown(name)}")
-        if name in self._installed() and self._plugins[name].status != "disabled":
+        if name in self._plugins.installed() and self._plugins.infos[name].status != "disabled":
             raise PluginError(
                 f"the name {name!r} belongs to the installed package "
-                f"{self._plugins[name].distribution}; choose another"
+                f"{self._plugins.infos[name].distribution}; choose another"
             )
-        found: list[tuple[Kind, type]]
-        if isinstance(plugin, type):
-            found = [(_kind_of(plugin, kind), plugin)]
-        elif isinstance(plugin, Iterable):
-            found = [(_kind_of(cls, kind), cls) for cls in plugin]
-        elif _hooks_of(plugin):
-            found = self._collect(plugin, name)
-        elif isinstance(plugin, ModuleType):
-            classes = [
-                cls
-                for cls in vars(plugin).values()
-                if isinstance(cls, type) and blueprint(cls) and cls.__module__ == plugin.__name__
-            ]
-            found = [(_kind_of(cls, kind), cls) for cls in classes]
-        else:
-            raise PluginError(f"{shown(plugin)} is neither a module nor a block class")
+        found = self._plugins.of(plugin, name, kind)
         if not found:
             raise PluginError(
                 f"{name!r} adds no block: decorate its classes with @block, or return them from a "
                 "hook such as gan_blocks_losses"
             )
-        self._forget(name)
         self._add(found, name)
-        self._plugins[name] = PluginInfo(name, "in process", "registered")
+        self._plugins.infos[name] = PluginInfo(name, "in process", "registered")
 
     def _add(self, found: Iterable[tuple[Kind, type]], plugin: str) -> None:
+        """Make these the blocks of a plugin, in the place of what it had; all of them or none."""
         prefix = "" if plugin == BUILTIN else f"{plugin}/"
         entries: dict[str, Entry] = {}
         for kind, cls in found:
@@ -171,81 +128,13 @@ class Registry:
             if name in entries and entries[name].cls is not cls:
                 raise PluginError(f"plugin {plugin!r} has two blocks named {cls.__name__}")
             entries[name] = Entry(name, kind, cls, plugin)
-        self._entries |= entries
+        self._entries = {n: e for n, e in self._entries.items() if e.plugin != plugin} | entries
+        others = {c: e for c, e in self._by_class.items() if e.plugin != plugin}
         # A class that a second plugin registers again keeps its first name.
-        self._by_class = {entry.cls: entry for entry in entries.values()} | self._by_class
-
-    def _forget(self, plugin: str) -> None:
-        self._entries = {n: e for n, e in self._entries.items() if e.plugin != plugin}
-        self._by_class = {c: e for c, e in self._by_class.items() if e.plugin != plugin}
-
-    def _collect(self, plugin: object, name: str) -> list[tuple[Kind, type]]:
-        """The classes that one plugin's hooks return."""
-        version = getattr(plugin, "hook_version", hookspecs.HOOK_VERSION)
-        if version != hookspecs.HOOK_VERSION:
-            raise PluginError(
-                f"it was written for version {version} of the hooks and this gan_blocks has "
-                f"version {hookspecs.HOOK_VERSION}: install versions that agree"
-            )
-        unknown = set(_hooks_of(plugin)) - set(hookspecs.HOOKS.values())
-        if unknown:
-            hints = [
-                f"{hook}{did_you_mean(hook, list(hookspecs.HOOKS.values()))}" for hook in unknown
-            ]
-            raise PluginError(f"it has a hook that does not exist: {'; '.join(sorted(hints))}")
-        if self._manager.has_plugin(name):
-            self._manager.unregister(name=name)
-        try:
-            self._manager.register(plugin, name=name)
-        except (ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(" ".join(str(error).split())) from None
-        others = [other for other in self._manager.get_plugins() if other is not plugin]
-        found: list[tuple[Kind, type]] = []
-        try:
-            for kind, hook in hookspecs.HOOKS.items():
-                for classes in self._manager.subset_hook_caller(hook, others)():
-                    if isinstance(classes, type | str) or not isinstance(classes, Iterable):
-                        raise PluginError(
-                            f"{hook} should return a list of classes: {shown(classes)}"
-                        )
-                    found.extend((kind, cls) for cls in classes)
-        except BaseException:
-            self._manager.unregister(plugin)
-            raise
-        return found
-
-    # --- installed plugins -----------------------------------------------------------------
-
-    def _installed(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
-        """Entry points by name, read once; nothing is imported."""
-        if self._entry_points is None:
-            self._entry_points = {}
-            for point in importlib.metadata.entry_points(group=GROUP):
-                points = self._entry_points.setdefault(point.name, [])
-                if all(_origin(point) != _origin(other) for other in points):
-                    points.append(point)
-            for name, points in self._entry_points.items():
-                origin = " and ".join(sorted(map(_origin, points)))
-                status: _Status = "not loaded" if _allowed(name) else "disabled"
-                self._plugins.setdefault(name, PluginInfo(name, origin, status))
-        return self._entry_points
+        self._by_class = {entry.cls: entry for entry in entries.values()} | others
 
     def _load(self, name: str) -> None:
-        """Load one installed plugin. Whatever goes wrong is remembered, never raised."""
-        points, info = self._installed()[name], self._plugins[name]
-        if info.status != "not loaded":
-            return
-        try:
-            if len(points) > 1:
-                raise PluginError(f"{info.distribution} both claim the name {name!r}: keep one")
-            if name == BUILTIN or "/" in name:
-                raise PluginError(f"the name {name!r} is reserved: its author must choose another")
-            self._add(self._collect(points[0].load(), name), name)
-            info.status = "loaded"
-        except (Exception, SystemExit) as error:
-            reason = " ".join(str(error).split())[:300]
-            info.status = "failed"
-            info.error = reason if isinstance(error, PluginError) else _in_words(error, reason)
+        self._plugins.load(name, lambda found: self._add(found, name))
 
     def plugins(self, *, load: bool = False) -> list[PluginInfo]:
         """Every plugin with its package and state.
@@ -253,16 +142,16 @@ class Registry:
         Args:
             load: Import those not loaded yet, to see whether they work.
         """
-        for name in self._installed():
+        for name in self._plugins.installed():
             if load:
                 self._load(name)
-        return list(self._plugins.values())
+        return list(self._plugins.infos.values())
 
     # --- finding blocks --------------------------------------------------------------------
 
     def list(self, kind: Kind | None = None) -> tuple[Entry, ...]:
         """All blocks, of one kind if it is given, by kind and name; loads every plugin."""
-        _check_kind(kind)
+        check_kind(kind)
         self.plugins(load=True)
         entries = [entry for entry in self._entries.values() if kind in (None, entry.kind)]
         return tuple(sorted(entries, key=lambda e: (KINDS.index(e.kind), "/" in e.name, e.name)))
@@ -277,11 +166,11 @@ class Registry:
         Raises:
             UnknownBlockError: Naming the nearest block, or the reason why a plugin failed.
         """
-        _check_kind(kind)
+        check_kind(kind)
         if not isinstance(name, str):
             raise UnknownBlockError(f"a block's name is a string, got {shown(name)}")
         plugin = name.partition("/")[0] if "/" in name else BUILTIN
-        if name not in self._entries and plugin in self._installed():
+        if name not in self._entries and plugin in self._plugins.installed():
             self._load(plugin)
         entry = self._entries.get(name)
         if entry is None:
@@ -294,9 +183,9 @@ class Registry:
         return entry
 
     def _why_unknown(self, name: str, plugin: str, kind: Kind | None) -> str:
-        info = self._plugins.get(plugin)
+        info = self._plugins.infos.get(plugin)
         if info is None:
-            close = did_you_mean(plugin, [p for p in self._plugins if p != BUILTIN])
+            close = did_you_mean(plugin, [p for p in self._plugins.infos if p != BUILTIN])
             return (
                 f"unknown block {shown(name)}: no plugin named {plugin!r} is installed or "
                 f"registered{close}"
@@ -391,13 +280,13 @@ class Registry:
             {'block': 'KL'}
         """
         entry = self._by_class.get(type(block)) or self._entry_of_plugin(type(block))
-        arguments = spec.recorded_arguments(block)
+        arguments = recorded_arguments(block)
         return {"block": entry.name} | {k: self._plain(v) for k, v in arguments.items()}
 
     def _entry_of_plugin(self, cls: type) -> Entry:
         """The entry of a class imported from a plugin's package before the registry loaded it."""
         package = cls.__module__.partition(".")[0]
-        for name, points in self._installed().items():
+        for name, points in self._plugins.installed().items():
             if any(point.module.partition(".")[0] == package for point in points):
                 self._load(name)
         if cls not in self._by_class:
@@ -420,7 +309,7 @@ class Registry:
         """JSON Schema (draft 2020-12) of all specs of a kind, for editors and validators."""
         definitions: dict[str, Any] = {}
         pending: list[Kind] = [kind]
-        _check_kind(kind)
+        check_kind(kind)
         while pending:
             current = pending.pop()
             if current in definitions:
@@ -446,97 +335,5 @@ class Registry:
         }
 
 
-def _check_kind(kind: Any) -> None:
-    if kind is not None and kind not in KINDS:
-        hint = did_you_mean(str(kind), KINDS)
-        raise UnknownBlockError(f"there is no kind {shown(kind)}{hint}")
-
-
-def _hooks_of(plugin: object) -> tuple[str, ...]:
-    """Names of the attributes that ``hookimpl`` has marked."""
-    if isinstance(plugin, Iterable):
-        return ()
-    marked = {k for k, v in inspect.getmembers_static(plugin) if hasattr(v, "gan_blocks_impl")}
-    return tuple(sorted(marked))
-
-
-def _kind_of(cls: Any, kind: Kind | None) -> Kind:
-    """The kind of a class registered without a hook."""
-    _check_kind(kind)
-    if not isinstance(cls, type) or blueprint(cls) is None:
-        raise PluginError(f"{shown(cls)} is not a class decorated with @block")
-    if kind is not None:
-        return kind
-    if issubclass(cls, AdversarialLoss):
-        return "loss"
-    if all(hasattr(cls, method) for method in ("f", "conjugate", "activation")):
-        return "divergence"
-    call = getattr(cls, "forward" if issubclass(cls, nn.Module) else "__call__", None)
-    names = list(inspect.signature(call).parameters)[1:] if call else []
-    if names[:3] == ["critic", "real", "fake"]:
-        return "penalty"
-    if names == ["module"]:
-        return "constraint"
-    raise PluginError(
-        f"the kind of {cls.__name__} cannot be told from its methods: pass kind=, one of "
-        f"{', '.join(KINDS)}"
-    )
-
-
-def _origin(point: importlib.metadata.EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
-
-
-def _allowed(name: str) -> bool:
-    if os.environ.get("GAN_BLOCKS_DISABLE_PLUGINS", "") not in ("", "0"):
-        return False
-    listed = os.environ.get("GAN_BLOCKS_PLUGINS")
-    return listed is None or name in [entry.strip() for entry in listed.split(",")]
-
-
-def _in_words(error: BaseException, reason: str) -> str:
-    return (
-        f"{type(error).__name__}: {reason}; repair or uninstall it, or leave it out with "
-        "GAN_BLOCKS_PLUGINS"
-    )
-
-
 registry = Registry()
-spec.resolver = registry
-
-
-@dataclass(frozen=True)
-class _SpecField:
-    """Makes a pydantic field hold a normalised spec of one kind."""
-
-    kind: Kind
-
-    def validate(self, value: Any) -> dict[str, Any]:
-        try:
-            if not hasattr(value, "_block_arguments"):
-                return registry.normalise(value, self.kind)
-            actual = registry.to_spec(value)
-            registry.find(actual["block"], self.kind)
-            return actual
-        except (InvalidArgumentsError, UnknownBlockError) as error:
-            raise spec.as_validation_error(error) from None
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.validate)
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        names = [entry.name for entry in registry.list(self.kind)]
-        return {
-            "type": "object",
-            "properties": {"block": {"enum": names}},
-            "required": ["block"],
-        }
-
-
-LayerSpec = Annotated[dict[str, Any], _SpecField("layer")]
-LossSpec = Annotated[dict[str, Any], _SpecField("loss")]
-AuxiliarySpec = Annotated[dict[str, Any], _SpecField("auxiliary")]
-DivergenceSpec = Annotated[dict[str, Any], _SpecField("divergence")]
-PenaltySpec = Annotated[dict[str, Any], _SpecField("penalty")]
-ConstraintSpec = Annotated[dict[str, Any], _SpecField("constraint")]
-NetworkSpec = Annotated[dict[str, Any], _SpecField("network")]
+_arguments.resolver = registry

@@ -122,42 +122,22 @@ class References(HTMLParser):
             self.text += data
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+def test_the_site_builds_without_a_warning_needs_no_network_and_shows_every_formula(tmp_path):
+    """One test, because the site takes some seconds to build."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    return folder
 
+    elsewhere = re.compile(r"(?i)\s*(?:[a-z]+:)?//")
+    for file in tmp_path.rglob("*.html"):
+        page, html = References(), file.read_text(encoding="utf-8")
+        page.feed(html)
+        assert [x for x in page.fetched if elsewhere.match(x)] == [], file
+        assert not re.search(r"\$|\\[a-zA-Z(\[]", page.text), f"{file}: a formula is not rendered"
+        assert 'class="arithmatex"' not in html, f"{file}: a formula is not converted"
+        assert ">>>" not in page.text, f"{file}: an example is not shown as code"
+    assert "<math" in (tmp_path / "blocks" / "losses" / "hinge_loss.html").read_text("utf-8")
 
-@pytest.mark.xdist_group("site")
-class TestSite:
-    """What `mkdocs build --strict` makes, built once."""
-
-    def parsed(self, site: Path) -> dict[str, References]:
-        pages = {}
-        for file in site.rglob("*.html"):
-            pages[str(file.relative_to(site))] = parser = References()
-            parser.feed(file.read_text(encoding="utf-8"))
-        assert pages
-        return pages
-
-    def test_it_fetches_nothing_from_elsewhere(self, site):
-        away = re.compile(r"(?i)^\s*(?:[a-z]+:)?//")
-        for name, page in self.parsed(site).items():
-            assert [x for x in page.fetched if away.search(x)] == [], name
-        for sheet in site.rglob("*.css"):
-            text = sheet.read_text(encoding="utf-8")
-            assert not re.search(r"(?:@import|url\()\s*['\"]?(?:https?:)?//", text), sheet
-
-    def test_every_formula_is_rendered(self, site):
-        for name, page in self.parsed(site).items():
-            assert not re.search(r"\$|\\[a-zA-Z(\[]", page.text), name
-        for file in site.rglob("*.html"):
-            assert 'class="arithmatex"' not in file.read_text(encoding="utf-8"), file
-        assert "<math" in (site / "blocks" / "losses" / "hinge_loss.html").read_text("utf-8")
-
-    def test_examples_of_docstrings_are_code(self, site):
-        for name, page in self.parsed(site).items():
-            assert ">>>" not in page.text, name
+    for sheet in tmp_path.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        assert not re.search(r"(?:@import|url\()\s*['\"]?(?:https?:)?//", text), sheet

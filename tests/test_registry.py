@@ -93,6 +93,8 @@ def test_failed_registration_leaves_everything_as_it_was(registry):
     registry.register(MyLoss, name="mine")
     with pytest.raises(PluginError):
         registry.register([MyLoss, nn.Linear], name="mine")
+    with pytest.raises(PluginError, match="two blocks named MyLoss"):
+        registry.register([MyLoss, block(type("MyLoss", (MyLoss,), {}))], name="mine")
     assert registry.find("mine/MyLoss").cls is MyLoss
 
 

@@ -1,0 +1,20 @@
+"""Every example of the documentation runs: docstrings, pages and the README."""
+
+import doctest
+import os
+
+from hypothesis import settings
+from sybil import Sybil
+from sybil.parsers.doctest import DocTestParser
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+docstrings = Sybil([DocTestParser(OPTIONS)], patterns=["gan_blocks/*.py", "gan_blocks/*/*.py"])
+pages = Sybil([PythonCodeBlockParser(doctest_optionflags=OPTIONS)], pattern="*.md")
+
+pytest_collect_file = (docstrings + pages).pytest()
+
+# The first example pays for torch's start; timing is the benchmarks' business.
+settings.register_profile("gan_blocks", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("gan_blocks")

@@ -1,0 +1,122 @@
+"""What a run keeps on disk, such that it can be stopped at any moment and resumed."""
+
+import json
+import os
+import pickle
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from data import UsageError
+
+UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+"""What a checkpoint raises that is cut, overwritten, or of something else."""
+
+
+class RandomNumbers:
+    """Every generator of random numbers; `draws` is the one of latent vectors and penalties."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the global generator, which a plugin may use
+        torch.manual_seed(seed)
+        self.draws = torch.Generator(device).manual_seed(seed)
+        self.module = None if device.type == "cpu" else torch.get_device_module(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All states, of types that `torch.load` takes with `weights_only`."""
+        numpy: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+        return {
+            "python": random.getstate(),
+            "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),
+            "torch": torch.get_rng_state(),
+            "device": self.module.get_rng_state() if self.module else None,
+            "draws": self.draws.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from these states."""
+        random.setstate(state["python"])
+        np.random.set_state(state["numpy"])  # noqa: NPY002
+        torch.set_rng_state(state["torch"])
+        if self.module:
+            self.module.set_rng_state(state["device"])
+        self.draws.set_state(state["draws"])
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint. Whoever reads sees the old one or the new one, never a part."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint of tensors and plain values; it can run no code."""
+    if not path.is_file():
+        raise UsageError(f"{path} is not there, so there is no run to go on with; check the folder")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of formats that are refused anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        kind = state["device"]
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+    if kind != device.type:
+        raise UsageError(f"{path} was written on {kind}: add --device {kind}")
+    return state
+
+
+def damaged(path: Path, error: Exception) -> UsageError:
+    """The error of a checkpoint that does not hold what it should."""
+    reason = str(error).strip().partition("\n")[0]
+    return UsageError(
+        f"{path} is damaged ({type(error).__name__}: {reason}); "
+        "put back a copy of it, or start a new run with another --out"
+    )
+
+
+def compare(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
+    """Refuse to go on with another config than the run's. Only `steps` may differ."""
+    changed = [
+        f"{key} was {old[key]} and is {new[key]}"
+        for key in new
+        if key != "steps" and old[key] != new[key]
+    ]
+    if changed:
+        raise UsageError(
+            f"{out} was made with another config: {'; '.join(changed)}; undo the change, or start "
+            "a new run with another --out"
+        )
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop what was logged after a step, since a resumed run logs it again."""
+    kept = [line for line in read_log(path) if line["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log but one that a killed process left unfinished."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}); delete it to go on without") from error

@@ -1,0 +1,169 @@
+"""The data sets of the examples.
+
+`digits`, `ring` and `grid` need no download. `MNIST`, `FashionMNIST`, `CIFAR10` and `ImageFolder`
+come from torchvision, which is imported only when one of them is asked for. All images lie in
+[-1, 1].
+"""
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, model_validator
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+
+from gan_blocks.types import NonNegativeInt, PositiveInt
+
+BUNDLED = ("digits", "ring", "grid")
+POINTS = 100_000
+
+
+class UsageError(Exception):
+    """Something that the user can repair. The message says where it is and what to do."""
+
+
+class DataConfig(BaseModel):
+    """Which data to train on.
+
+    Args:
+        name: The data set.
+        root: The folder of a torchvision data set, relative to the config file.
+        image_size: Side of the images, to which torchvision's are resized.
+        workers: Processes that load torchvision's images; 0 loads them in this one.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: Literal["digits", "ring", "grid", "MNIST", "FashionMNIST", "CIFAR10", "ImageFolder"]
+    root: str | None = None
+    image_size: PositiveInt | None = None
+    workers: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _fits_the_data_set(self) -> "DataConfig":
+        given = self.model_fields_set - {"name"}
+        if self.name in BUNDLED and given:
+            raise ValueError(f"{self.name} takes no {', '.join(sorted(given))}; remove it")
+        if self.name not in BUNDLED and self.root is None:
+            raise ValueError(f"{self.name} needs root, the folder where its images lie")
+        if self.name == "ImageFolder" and self.image_size is None:
+            raise ValueError("ImageFolder needs image_size, since its images may differ in size")
+        return self
+
+
+def modes(name: str) -> tuple[Tensor, float]:
+    """Means and standard deviation of the Gaussians of `ring` and `grid`."""
+    if name == "ring":
+        angle = 2 * math.pi * torch.arange(8) / 8  # linspace(0, 2 pi, 8) would give 7 modes
+        return torch.stack([angle.cos(), angle.sin()], dim=1), 0.01
+    side = torch.tensor([-4.0, -2.0, 0.0, 2.0, 4.0])
+    return torch.cartesian_prod(side, side), 0.05
+
+
+def mixture(name: str, n: int, generator: torch.Generator) -> Tensor:
+    """Points drawn from `ring` or `grid`."""
+    means, std = modes(name)
+    index = torch.randint(len(means), (n,), generator=generator)
+    return means[index] + std * torch.randn(n, 2, generator=generator)
+
+
+def load(config: DataConfig, folder: Path, seed: int) -> Dataset[Any]:
+    """The data set, whose items are tuples that begin with the sample.
+
+    Args:
+        config: Which data set.
+        folder: Where a relative root starts.
+        seed: Draws the points of `ring` and `grid`.
+    """
+    if config.name == "digits":
+        digits: Any = load_digits()
+        images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
+        return TensorDataset(images, torch.tensor(digits.target))
+    if config.name in BUNDLED:
+        points = mixture(config.name, POINTS, torch.Generator().manual_seed(seed))
+        return TensorDataset(points)
+    return _from_torchvision(config, folder / (config.root or ""))
+
+
+def _from_torchvision(config: DataConfig, root: Path) -> Dataset[Any]:
+    try:
+        from torchvision import datasets, transforms
+    except ImportError as error:
+        raise UsageError(
+            f"data.name: {config.name} needs torchvision ({error}); "
+            "install it with: pip install 'gan-blocks[examples]'"
+        ) from error
+    size = config.image_size
+    resize = [transforms.Resize(size), transforms.CenterCrop(size)] if size else []
+    transform = transforms.Compose([*resize, transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])
+    if config.name == "ImageFolder":
+        try:
+            return datasets.ImageFolder(root, transform)
+        except OSError as error:
+            raise UsageError(
+                f"data.root: {error}; give a folder that holds one folder of images per class"
+            ) from error
+    cls = getattr(datasets, config.name)
+    try:
+        return cls(root, train=True, transform=transform, download=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"data.root: {root} has no readable {config.name}, and it cannot be downloaded "
+            f"({error}); connect to the network, or put the files of torchvision's "
+            f"{config.name} there"
+        ) from error
+
+
+class _Order(Sampler[list[int]]):
+    """Indices of batch after batch. Batch k depends on the seed and on k only."""
+
+    def __init__(self, n: int, batch_size: int, seed: int, start: int) -> None:
+        self.n, self.batch_size, self.seed, self.start = n, batch_size, seed, start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        per_epoch = self.n // self.batch_size
+        k = self.start
+        while True:
+            epoch, i = divmod(k, per_epoch)
+            order = _permutation(self.n, self.seed, epoch)
+            yield order[i * self.batch_size : (i + 1) * self.batch_size].tolist()
+            k += 1
+
+
+@lru_cache(maxsize=1)
+def _permutation(n: int, seed: int, epoch: int) -> Tensor:
+    # Two seeds that are drawn, not added: seed 0, epoch 1 is not seed 1, epoch 0.
+    base = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed)))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(base + epoch))
+
+
+def batches(dataset: Any, batch_size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
+    """Batches without end, each epoch in an order of its own.
+
+    The position in the data is the number of batches drawn, so a run that is resumed passes it as
+    `start` and sees what it would have seen.
+
+    Args:
+        dataset: What `load` returns.
+        batch_size: Samples of a batch; what an epoch leaves over is dropped.
+        seed: The order.
+        start: How many batches to skip.
+    """
+    if len(dataset) < batch_size:
+        raise UsageError(
+            f"batch_size: {batch_size} is more than the {len(dataset)} samples there are; lower it"
+        )
+    order = _Order(len(dataset), batch_size, seed, start)
+    # A generator of the loader's own, since creating one draws from torch's global generator.
+    own = torch.Generator()
+    if isinstance(dataset, TensorDataset):
+        loader = DataLoader(dataset, sampler=order, batch_size=None, generator=own)
+    else:
+        loader = DataLoader(dataset, batch_sampler=order, generator=own)
+    for sample, *_ in loader:
+        yield sample

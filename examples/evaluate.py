@@ -1,0 +1,196 @@
+"""How good the samples of a trained generator are.
+
+    python examples/evaluate.py runs/digits
+
+For digits a classifier is trained on the real images, on the spot, and looks at generated ones:
+are all ten classes there, is it sure of them, and how far are its features from those of real
+images? For `ring` and `grid` the modes are known and counted.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import data
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGES, POINTS = 2_000, 2_500
+"""How many samples are drawn of images and of points."""
+
+Sampler = Callable[[int], Tensor]
+"""Gives so many samples."""
+
+
+class Classifier(nn.Module):
+    """A small convolutional network for grey images of ten classes, of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(64 * 4 * 4, 64),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the classes."""
+        return self.head(self.features(x))
+
+
+def train_classifier(images: Tensor, labels: Tensor, steps: int = 800) -> tuple[Classifier, float]:
+    """A classifier trained on four fifths of the images, and its accuracy on the others."""
+    # The random numbers of whoever calls stay as they are.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        order = torch.randperm(len(images))
+        held_out, train = order.tensor_split([len(images) // 5])
+        classifier = Classifier()
+        optimizer = torch.optim.Adam(classifier.parameters())
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+        for _ in range(steps):
+            batch = train[torch.randint(len(train), (64,))]
+            optimizer.zero_grad()
+            F.cross_entropy(classifier(images[batch]), labels[batch]).backward()
+            optimizer.step()
+            schedule.step()
+    with torch.no_grad():
+        correct = classifier(images[held_out]).argmax(1) == labels[held_out]
+    return classifier, correct.float().mean().item()
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    r"""The Fréchet distance between Gaussians fitted to two sets of features `(N, d)`.
+
+    $$|\mu_x - \mu_y|^2 + \operatorname{tr}(\Sigma_x + \Sigma_y - 2(\Sigma_x\Sigma_y)^{1/2})$$
+    """
+    x, y = x.double(), y.double()
+    cov_x, cov_y = torch.atleast_2d(torch.cov(x.T), torch.cov(y.T))
+    # tr (AB)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2).
+    cross = torch.linalg.matrix_norm(_root(cov_x) @ _root(cov_y), ord="nuc")
+    return float((x.mean(0) - y.mean(0)).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
+
+
+def _root(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+@torch.no_grad()
+def class_metrics(classifier: Classifier, real: Tensor, generated: Tensor) -> dict[str, Any]:
+    """What a classifier sees in generated images, beside what it sees in real ones."""
+    real_features, features = (
+        torch.cat([classifier.features(part) for part in images.split(500)])
+        for images in (real, generated)
+    )
+    half = torch.randperm(len(real), generator=torch.Generator().manual_seed(0)) < len(real) // 2
+    confidence, label = classifier.head(features).softmax(1).max(1)
+    real_confidence = classifier.head(real_features).softmax(1).amax(1)
+    share = torch.bincount(label, minlength=10) / len(label)
+    return {
+        "classes": int((share > 0).sum()),
+        "rarest_class": share.min().item(),
+        "confidence": confidence.mean().item(),
+        "real_confidence": real_confidence.mean().item(),
+        "frechet_distance": frechet_distance(features, real_features),
+        "frechet_distance_of_real_halves": frechet_distance(
+            real_features[half], real_features[~half]
+        ),
+    }
+
+
+def mode_metrics(name: str, samples: Tensor) -> dict[str, Any]:
+    """Modes found, share of samples of high quality, and how evenly those spread over the modes.
+
+    A sample is of high quality within 3 standard deviations of a mode. The reverse KL divergence is
+    that of their histogram over the modes from the uniform one; without any such sample there is
+    none.
+    """
+    means, std = data.modes(name)
+    distance, nearest = torch.cdist(samples, means).min(1)
+    good = nearest[distance <= 3 * std]
+    share = torch.bincount(good, minlength=len(means)) / max(len(good), 1)
+    return {
+        "modes": int((share > 0).sum()),
+        "high_quality": len(good) / len(samples),
+        "reverse_kl": torch.xlogy(share, share * len(means)).sum().item() if len(good) else None,
+    }
+
+
+def evaluate(name: str, dataset: Any, sampler: Sampler) -> dict[str, Any]:
+    """Metrics of a generator; none for data sets that have no evaluation here.
+
+    Args:
+        name: The data set's name.
+        dataset: The real data.
+        sampler: Gives samples.
+    """
+    if name in ("ring", "grid"):
+        return mode_metrics(name, sampler(POINTS))
+    if name not in ("digits", "MNIST"):
+        return {}
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:10_000]
+    items = [dataset[i] for i in chosen.tolist()]
+    images = torch.stack([image for image, _ in items])
+    labels = torch.tensor([int(label) for _, label in items])
+    classifier, accuracy = train_classifier(images, labels)
+    return {"classifier_accuracy": accuracy} | class_metrics(classifier, images, sampler(IMAGES))
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradient. Each module's own mode is put back."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def evaluate_run(trainer: Any, out: Path) -> dict[str, Any]:
+    """Evaluate the samples of a trainer of `train.py` and write `metrics.json`.
+
+    Nothing is written for data sets that have no evaluation here.
+    """
+    config = trainer.config
+    dataset = data.load(config.data, trainer.folder, config.seed)
+    metrics = evaluate(config.data.name, dataset, lambda n: trainer.sample(n, seed=1).cpu())
+    if metrics:
+        metrics = {"step": trainer.step} | metrics
+        (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return metrics
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluate a run from the command line."""
+    import reading
+    import train  # not above, since it imports this module
+
+    parser = argparse.ArgumentParser(description="Evaluate a run of train.py.")
+    parser.add_argument("run", type=Path, help="folder of the run, such as runs/digits")
+    parser.add_argument("--device", help="where to draw the samples; chosen if left out")
+    options = parser.parse_args(arguments)
+
+    def evaluate_it() -> None:
+        trainer = train.restore(options.run, reading.choose_device(options.device))
+        print(json.dumps(evaluate_run(trainer, options.run), indent=2))
+
+    return reading.exit_status("evaluate.py", evaluate_it)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The pictures of a run: sample grids and loss curves."""
+
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from torch import Tensor
+
+SIDE, COUNT = 10, 1000
+"""Images of a grid in each direction, and samples to draw, all of which a plane has room for."""
+
+
+def samples(x: Tensor, path: Path) -> None:
+    """Draw points in the plane, or images in [-1, 1] as a grid."""
+    x = x.cpu()
+    if x.dim() == 2:
+        figure = Figure(figsize=(5, 5), layout="constrained")
+        figure.subplots().scatter(x[:, 0], x[:, 1], s=4, alpha=0.5)
+        figure.savefig(path)
+        return
+    images = F.pad((x[: SIDE * SIDE].clamp(-1, 1) + 1) / 2, (1, 1, 1, 1), value=1)
+    _, channels, height, width = images.shape
+    grid = images.unflatten(0, (SIDE, -1)).permute(0, 3, 1, 4, 2)
+    grid = grid.reshape(SIDE * height, SIDE * width, channels)
+    # Tiny images are enlarged without smoothing, so that a person can read them.
+    zoom = max(1, 60 // height)
+    grid = grid.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
+    grid = grid.squeeze(2).numpy()
+    imsave(path, grid, cmap=colormaps["gray"], vmin=0, vmax=1)
+
+
+def curves(log: list[dict[str, Any]], path: Path) -> None:
+    """Draw the losses and the mean outputs of a run against its steps."""
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    losses, outputs = figure.subplots(2, 1, sharex=True)
+    steps = [line["step"] for line in log]
+    for axes, names in (
+        (losses, ["d_loss", "g_loss"]),
+        (outputs, ["d_real", "d_fake_before", "d_fake_after"]),
+    ):
+        for name in names:
+            axes.plot(steps, [line[name] for line in log], label=name, linewidth=0.8)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    outputs.set_xlabel("step")
+    figure.savefig(path)

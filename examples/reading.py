@@ -1,0 +1,155 @@
+"""Reads what the user wrote: config file, plugin files, optimisers and device.
+
+Nothing here is about GANs. Each error says where it is and what to do.
+"""
+
+import difflib
+import importlib.util
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+import torch
+from data import UsageError
+from pydantic import AfterValidator, BaseModel, ValidationError
+from torch import nn
+
+import gan_blocks
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def make_optimizer(
+    spec: dict[str, Any], parameters: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """The optimiser that a table `{name = "Adam", lr = 1e-3, ...}` describes.
+
+    Parameters that a network has frozen are left out.
+    """
+    arguments: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in spec.items()
+        if key != "name"
+    }
+    cls = getattr(torch.optim, spec["name"])
+    try:
+        return cls([p for p in parameters if p.requires_grad], **arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"torch.optim.{spec['name']} cannot be built: {error}") from error
+
+
+def _check_optimizer(spec: dict[str, Any]) -> dict[str, Any]:
+    known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and n != "Optimizer"]
+    if spec.get("name") not in known:
+        close = difflib.get_close_matches(str(spec.get("name")), known) or known
+        raise ValueError(f"name should be an optimiser of torch.optim, such as {', '.join(close)}")
+    dummy = nn.Parameter(torch.zeros(2, 2))
+    dummy.grad = torch.zeros_like(dummy)
+    try:
+        # The step finds optimisers that need a closure or a sparse gradient.
+        make_optimizer(spec, [dummy]).step()
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+        raise ValueError(f"torch.optim.{spec['name']} cannot step: {error}") from None
+    return spec
+
+
+OptimizerSpec = Annotated[dict[str, Any], AfterValidator(_check_optimizer)]
+"""A field that holds an optimiser's name and arguments, which were tried on a dummy."""
+
+
+def register_plugins(paths: Any, folder: Path) -> None:
+    """Import the files and register their blocks, which specs may then name.
+
+    Args:
+        paths: As they stand in the config, not checked yet.
+        folder: Where relative paths start.
+    """
+    files = [folder / p for p in paths if isinstance(p, str)] if isinstance(paths, list) else []
+    for file in files:
+        try:
+            if [other.stem for other in files].count(file.stem) > 1:
+                raise ValueError(f"two plugins are named {file.stem}")
+            spec = importlib.util.spec_from_file_location(file.stem, file)
+            if spec is None or spec.loader is None:
+                raise ImportError("it is no Python file")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            gan_blocks.registry.register(module, name=file.stem)
+        except Exception as error:  # whatever the code of the file raises
+            raise UsageError(
+                f"plugins: {file} cannot be used ({type(error).__name__}: {error}); repair it, or "
+                "correct its path, which starts at the config file"
+            ) from error
+
+
+def read_config(model: type[Model], file: Path, changes: dict[str, Any]) -> Model:
+    """The config in a TOML file, checked."""
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")) | changes
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise UsageError(f"{file} is not valid TOML: {error}") from error
+    # Specs are checked against the blocks that there are, so plugins come first.
+    register_plugins(table.get("plugins"), file.parent)
+    return validate(model, table, str(file))
+
+
+def validate(model: type[Model], table: dict[str, Any], source: str) -> Model:
+    """The config that a table holds; an error names every place that is wrong."""
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            *parents, key = problem["loc"] or ("",)
+            message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            if problem["type"] == "missing":
+                message = "is required but was not given"
+            elif problem["type"] == "extra_forbidden":
+                known = _keys(model, parents)
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+                message = f"unknown key; {hint}"
+            lines.append(f"\n  {'.'.join(map(str, problem['loc']))}: {message}")
+        raise UsageError(f"{source} has to be corrected:{''.join(lines)}") from error
+
+
+def _keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """The keys of the model that lies at a path inside another."""
+    for name in path:
+        if isinstance(name, str):
+            annotation: Any = model.model_fields[name].annotation
+            candidates = (annotation, *get_args(annotation))
+            model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device that is asked for; else the accelerator if there is one, else the CPU."""
+    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.zeros(1, device=name or found).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"--device {name} cannot be used ({reason}); leave it out") from error
+
+
+def exit_status(command: str, body: Callable[[], None]) -> int:
+    """Run a command; an error that the user can repair becomes one message, not a traceback."""
+    try:
+        body()
+    except (UsageError, OSError) as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{command}: stopped", file=sys.stderr)
+        return 130
+    return 0

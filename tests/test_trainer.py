@@ -1,0 +1,671 @@
+"""The reference trainer: its training rules, its errors, and that a run can be resumed exactly."""
+
+import json
+import math
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+CONFIG = """
+steps = 12
+batch_size = 16
+ema = 0.9
+log_every = 1
+sample_every = 8
+checkpoint_every = 5
+penalties = [{ block = "R1Penalty", gamma = 0.1 }, { block = "GradientPenalty", weight = 1.0 }]
+
+[data]
+name = "ring"
+
+[generator]
+block = "MLPGenerator"
+latent_dim = 2
+output_shape = [2]
+width = 8
+depth = 1
+
+[discriminator]
+block = "MLPDiscriminator"
+input_shape = [2]
+width = 8
+depth = 1
+
+[loss]
+block = "RelativisticLoss"
+
+[generator_optimizer]
+name = "Adam"
+lr = 1e-3
+betas = [0.0, 0.99]
+
+[discriminator_optimizer]
+name = "Adam"
+lr = 1e-3
+"""
+
+PLUGIN = '''
+import torch
+from torch import nn
+from gan_blocks import block, hookimpl
+
+@block
+class SquareLoss(nn.Module):
+    def __init__(self, scale: float = 2.0):
+        super().__init__()
+        self.scale = scale
+    def discriminator(self, real_logits, fake_logits):
+        return self.scale * ((real_logits - 1).square().mean() + fake_logits.square().mean())
+    def generator(self, fake_logits, real_logits=None):
+        return self.scale * (fake_logits - 1).square().mean()
+
+@block
+class Gap(nn.Module):
+    """Counts its calls in its state."""
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+    def forward(self, real_logits, fake_logits):
+        self.calls += 1
+        return (real_logits.mean() - fake_logits.mean()).abs()
+
+@hookimpl
+def gan_blocks_losses():
+    return [SquareLoss]
+
+@hookimpl
+def gan_blocks_auxiliary():
+    return [Gap]
+'''
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a config, with replacements, and returns its path."""
+
+    def write(*changes, text=CONFIG, name="config.toml"):
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def trainer(examples, write):
+    """A trainer that has not trained yet, and batches for it."""
+
+    def make(*changes):
+        file = write(*changes)
+        config = examples.reading.read_config(examples.train.Config, file, {})
+        dataset = examples.data.load(config.data, file.parent, config.seed)
+        batches = examples.data.batches(dataset, config.batch_size, config.seed)
+        return examples.train.Trainer(config, file.parent, torch.device("cpu")), batches
+
+    return make
+
+
+@pytest.fixture
+def train(examples, tmp_path, capsys):
+    """Runs the command and gives its exit status and what it wrote to standard error."""
+
+    def train(config, *arguments, out="out"):
+        out = str(tmp_path / out)
+        status = examples.train.main([str(config), "--out", out, "--device", "cpu", *arguments])
+        return status, capsys.readouterr().err
+
+    return train
+
+
+def parts(out):
+    return torch.load(out / "checkpoint.pt", weights_only=True)["parts"]
+
+
+def same(a, b):
+    """Whether two nested states are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+# --- the rules of training ---------------------------------------------------------------------
+
+
+def test_generator_gets_no_gradient_in_the_critic_s_step(trainer):
+    it, batches = trainer()
+    it.critic_step(next(batches))
+    assert all(p.grad is None for p in it.generator.parameters())
+    assert all(p.grad is not None for p in it.critic.parameters())
+
+
+def test_critic_gets_no_gradient_and_does_not_move_in_the_generator_s_step(trainer):
+    it, batches = trainer()
+    before = [p.clone() for p in it.critic.parameters()]
+    it.generator_step(next(batches), it.latents(16))
+    assert all(p.grad is None for p in it.critic.parameters())
+    assert all(map(torch.equal, before, it.critic.parameters()))
+    assert all(p.grad is not None for p in it.generator.parameters())
+
+
+def test_weights_that_the_critic_froze_stay_frozen_and_the_others_trainable(trainer):
+    it, batches = trainer()
+    frozen = it.critic_weights.pop(0).requires_grad_(False)
+    it.generator_step(next(batches), it.latents(16))
+    assert not frozen.requires_grad
+    assert all(p.requires_grad for p in it.critic_weights)
+
+
+def test_generator_s_gradient_is_that_of_the_formula(trainer):
+    it, batches = trainer()
+    real, z = next(batches), it.latents(16)
+    logits = it.critic(it.generator(z))
+    loss = nn.functional.softplus(it.critic(real).detach() - logits).mean()
+    expected = torch.autograd.grad(loss, list(it.generator.parameters()))
+    it.generator_step(real, z)
+    actual = [p.grad for p in it.generator.parameters()]
+    torch.testing.assert_close(actual, list(expected))
+
+
+def test_loss_and_penalties_are_summed_into_one_backward_pass(trainer, monkeypatch):
+    it, batches = trainer()
+    calls = []
+    backward = torch.Tensor.backward
+
+    def counted(tensor, *args, **kwargs):
+        calls.append(tensor.item())
+        return backward(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", counted)
+    real = next(batches)
+    state = it.random.state_dict()
+    values = it.critic_step(real)
+    assert calls == [values["d_loss"]]
+    it.generator_step(real, it.latents(16))
+    assert len(calls) == 2
+
+    # The sum, written out from the same random numbers and the same weights.
+    other, _ = trainer()
+    other.random.load_state_dict(state)
+    fake = other.generator(other.latents(16)).detach()
+    expected = other.loss.discriminator(other.critic(real), other.critic(fake))
+    for penalty in other.penalties:
+        expected += penalty(other.critic, real, fake, generator=other.random.draws)
+    assert values["d_loss"] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_constraint_holds_after_each_critic_step(trainer):
+    it, batches = trainer(
+        ("[data]", 'constraint = { block = "WeightClipper", bound = 0.01 }\n\n[data]')
+    )
+    assert max(p.abs().max() for p in it.critic.parameters()) > 0.01
+    for _ in range(3):
+        it.critic_step(next(batches))
+        assert max(p.abs().max() for p in it.critic.parameters()) <= 0.01
+
+
+def test_critic_takes_its_number_of_steps_for_one_of_the_generator(examples, write, tmp_path):
+    file = write(("steps = 12", "steps = 4\ncritic_steps = 3"))
+    config = examples.reading.read_config(examples.train.Config, file, {})
+    it = examples.train.run(config, tmp_path, tmp_path / "out", torch.device("cpu"), False)
+    counts = [
+        {int(state["step"]) for state in optimizer.state.values()}
+        for optimizer in (it.g_optimizer, it.d_optimizer)
+    ]
+    assert counts == [{4}, {12}]
+
+
+def test_sampling_leaves_modes_gradients_and_random_numbers_alone(trainer):
+    it, _ = trainer(("width = 8\ndepth = 1\n\n[disc", 'width = 8\nnorm = "batch"\n\n[disc'))
+    inner = [m for m in it.ema.modules() if isinstance(m, nn.BatchNorm1d)]
+    inner[0].eval()  # a module that its owner keeps in evaluation mode
+    state = it.random.state_dict()
+    buffers = [b.clone() for b in it.ema.buffers()]
+    samples = it.sample(32, seed=0)
+    assert not samples.requires_grad
+    assert torch.equal(samples, it.sample(32, seed=0))
+    assert it.ema.training
+    assert [m.training for m in inner] == [False, True, True]
+    assert all(map(torch.equal, buffers, it.ema.buffers()))
+    assert same(state, it.random.state_dict())
+
+
+def test_samples_come_from_the_average_of_the_generator_s_weights(trainer):
+    it, batches = trainer()
+    weights = []
+    for _ in range(3):
+        it.generator_step(next(batches), it.latents(16))
+        weights.append(next(it.generator.parameters()).detach().clone())
+    first, second, third = weights
+    expected = 0.9 * (0.9 * first + 0.1 * second) + 0.1 * third
+    torch.testing.assert_close(next(it.ema.parameters()).data, expected)
+
+
+def test_batch_depends_on_the_seed_and_its_number_only(examples):
+    dataset = torch.utils.data.TensorDataset(torch.arange(10))
+    stream = examples.data.batches(dataset, 3, seed=0)
+    drawn = [next(stream).tolist() for _ in range(9)]
+    later = examples.data.batches(dataset, 3, seed=0, start=5)
+    assert [next(later).tolist() for _ in range(4)] == drawn[5:]
+    for epoch in (drawn[:3], drawn[3:6], drawn[6:]):
+        assert len({i for batch in epoch for i in batch}) == 9
+    assert drawn[:3] != drawn[3:6]
+    assert next(examples.data.batches(dataset, 3, seed=1)).tolist() != drawn[0]
+
+
+@pytest.mark.parametrize("side", ["generator", "discriminator"])
+def test_loss_that_is_not_finite_stops_the_run_and_names_term_and_step(
+    examples, write, train, monkeypatch, tmp_path, side
+):
+    from gan_blocks import RelativisticLoss
+
+    original, calls = getattr(RelativisticLoss, side), []
+
+    def poisoned(self, *args):
+        calls.append(1)
+        return original(self, *args) * (math.nan if len(calls) == 7 else 1)
+
+    monkeypatch.setattr(RelativisticLoss, side, poisoned)
+    status, message = train(write())
+    assert status == 1
+    assert f"step 7: the {side}'s loss is nan" in message
+    assert "lower learning rate" in message
+    state = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 5
+
+
+def test_penalty_that_is_not_finite_is_named(trainer, monkeypatch):
+    it, batches = trainer()
+    monkeypatch.setattr(it.penalties[0], "_penalty", lambda gradient: gradient.sum() * math.inf)
+    with pytest.raises(FloatingPointError, match=r"step 1: the penalty R1Penalty\(gamma=0.1\)"):
+        it.critic_step(next(batches))
+
+
+# --- what a run writes -------------------------------------------------------------------------
+
+
+def test_run_writes_log_pictures_board_checkpoint_and_metrics(write, train, tmp_path):
+    assert train(write(("log_every = 1", "log_every = 5"))) == (0, "")
+    out = tmp_path / "out"
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10]
+    names = {"step", "d_loss", "d_real", "g_loss", "d_fake_before", "d_fake_after"}
+    assert all(set(line) == names for line in lines)
+    assert all(0 < line["d_fake_after"] < 1 for line in lines)
+    assert sorted(p.name for p in (out / "samples").iterdir()) == ["0000008.png", "0000012.png"]
+    assert (out / "curves.png").stat().st_size > 0
+    assert list((out / "tensorboard").iterdir())
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics) == {"step", "modes", "high_quality", "reverse_kl"}
+    assert metrics["step"] == 12
+    assert not list(out.glob("*.tmp"))
+
+
+def test_evaluation_of_a_finished_run_gives_its_metrics_again(
+    examples, write, train, tmp_path, capsys
+):
+    train(write())
+    expected = (tmp_path / "out" / "metrics.json").read_text()
+    assert examples.evaluate.main([str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_plugin_s_loss_and_auxiliary_term_train_and_resume(examples, write, train, tmp_path):
+    (tmp_path / "my_blocks.py").write_text(PLUGIN)
+    config = write(
+        ('block = "RelativisticLoss"', 'block = "my_blocks/SquareLoss"\nscale = 3.0'),
+        (
+            "[data]",
+            'plugins = ["./my_blocks.py"]\n'
+            'auxiliary = [{ term = { block = "my_blocks/Gap" }, weight = 0.5 }]\n\n[data]',
+        ),
+    )
+    assert train(config, "--steps", "7") == (0, "")
+    assert train(config, "--resume") == (0, "")
+    state = parts(tmp_path / "out")
+    assert state["auxiliary.0"]["calls"] == 12
+    assert examples.evaluate.main([str(tmp_path / "out"), "--device", "cpu"]) == 0
+
+
+def test_auxiliary_term_enters_with_its_weight(trainer, tmp_path):
+    (tmp_path / "my_blocks.py").write_text(PLUGIN)
+    values = []
+    for weight in (0.0, 0.5):
+        it, batches = trainer(
+            (
+                "[data]",
+                'plugins = ["./my_blocks.py"]\n'
+                f'auxiliary = [{{ term = {{ block = "my_blocks/Gap" }}, weight = {weight} }}]\n'
+                "\n[data]",
+            )
+        )
+        real, z = next(batches), it.latents(16)
+        gap = it.auxiliary[0](it.critic(real), it.critic(it.generator(z))).item()
+        values.append(it.generator_step(real, z)["g_loss"])
+    assert values[1] - values[0] == pytest.approx(0.5 * gap, rel=1e-4)
+
+
+# --- resuming ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", ["1", "5", "7"])
+def test_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(write, train, tmp_path, stop):
+    config = write()
+    assert train(config, out="whole")[0] == 0
+    assert train(config, "--steps", stop, out="parts")[0] == 0
+    torch.rand(5)  # whatever happens in between
+    assert train(config, "--resume", out="parts")[0] == 0
+    assert same(parts(tmp_path / "whole"), parts(tmp_path / "parts"))
+    for name in ("log.jsonl", "metrics.json"):
+        texts = [(tmp_path / run / name).read_text() for run in ("whole", "parts")]
+        assert texts[0] == texts[1]
+
+
+def test_killed_run_resumes_to_the_last_bit_without_doubling_or_losing_log_lines(
+    examples, write, train, tmp_path
+):
+    config = write(("steps = 12", "steps = 3000"), ("sample_every = 8", "sample_every = 4000"))
+    out = tmp_path / "killed"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    script = examples.folder / "train.py"
+    arguments = [sys.executable, str(script), str(config), "--out", str(out), "--device", "cpu"]
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    log = out / "log.jsonl"
+    while not log.exists() or log.stat().st_size < 10_000:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with log.open("a") as file:  # a line that was being written
+        file.write('{"step": 99999, "d_lo')
+    at = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < at < 3000
+    until = str(at + 12)
+    assert train(config, "--resume", "--steps", until, out="killed")[0] == 0
+    assert train(config, "--steps", until, out="whole")[0] == 0
+    assert same(parts(tmp_path / "whole"), parts(out))
+    assert log.read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
+
+
+def test_checkpoint_that_cannot_be_written_whole_leaves_the_old_one(
+    examples, write, train, tmp_path, monkeypatch
+):
+    config = write()
+    train(config)
+    before = (tmp_path / "out" / "checkpoint.pt").read_bytes()
+
+    def full(state, file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(examples.checkpoint.torch, "save", full)
+    status, message = train(config, "--resume", "--steps", "20")
+    assert status == 2
+    assert "No space left" in message
+    assert (tmp_path / "out" / "checkpoint.pt").read_bytes() == before
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("steps = 12", "steps = = 12", r"config.toml is not valid TOML: .*line 2"),
+        ("steps = 12", "stepps = 12", r"stepps: unknown key; did you mean steps\?"),
+        ("steps = 12", "", r"steps: is required"),
+        ("steps = 12", 'steps = "12"', r"steps: should be a valid integer"),
+        ("steps = 12", "steps = 0", r"steps: should be greater than 0"),
+        ("ema = 0.9", "ema = 1.5", r"ema: should be less than or equal to 1"),
+        ("batch_size = 16", "batch_size = 200_000", r"batch_size: 200000 is more than the 100000"),
+        ('name = "ring"', 'nmae = "ring"', r"data.nmae: unknown key; did you mean name\?"),
+        ('name = "ring"', 'name = "rings"', r"data.name: should be 'digits', 'ring'"),
+        ('name = "ring"', 'name = "ring"\nroot = "x"', r"data: ring takes no root; remove it"),
+        ('name = "ring"', 'name = "MNIST"', r"data: MNIST needs root"),
+        ("gamma = 0.1", "gama = 0.1", r"penalties.0.gama: unknown argument; did you mean gamma\?"),
+        ("weight = 1.0", 'weight = "1"', r"penalties.1.weight: should be a valid number"),
+        ("RelativisticLoss", "RelativisticLos", r"did you mean RelativisticLoss\?"),
+        ("RelativisticLoss", "R1Penalty", r"'R1Penalty' is a penalty, but a loss is wanted"),
+        ("RelativisticLoss", "nowhere/Loss", r"loss.block: .*nowhere"),
+        ("lr = 1e-3\nbetas", "lr = -1.0\nbetas", r"generator_optimizer: .*Invalid learning rate"),
+        ("lr = 1e-3\nbetas", "lrr = 1e-3\nbetas", r"generator_optimizer: .*'lrr'"),
+        ('"Adam"\nlr = 1e-3\nb', '"Adm"\nlr = 1e-3\nb', r"generator_optimizer: .*such as Adam"),
+        ('"Adam"\nlr = 1e-3\nbetas = [0.0, 0.99]', '"LBFGS"', r"LBFGS cannot step: .*closure"),
+        ("output_shape = [2]", "output_shape = [3]", r"generator, discriminator and data do not"),
+        ("input_shape = [2]", "input_shape = [1, 8, 8]", r"do not fit: .*\(N, 1, 8, 8\)"),
+        ("[data]", 'plugins = ["no.py"]\n[data]', r"plugins: .*no.py cannot be used .*No such"),
+        ("[data]", 'auxiliary = [{ trem = 1 }]\n[data]', r"auxiliary.0.trem: .* did you mean term"),
+    ],
+)  # fmt: skip
+def test_bad_config_is_refused_in_one_message_that_names_the_place(
+    write, train, tmp_path, old, new, expected
+):
+    status, message = train(write((old, new)))
+    assert status == 2
+    assert re.search(expected, message), message
+    assert "Traceback" not in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_problems_of_a_config_are_told_at_once(write, train):
+    _, message = train(write(("steps = 12", "stepps = 12"), ("gamma", "gama"), ("width", "widht")))
+    for place in ("stepps", "penalties.0.gama", "generator.widht", "discriminator.widht"):
+        assert place in message
+
+
+def test_missing_config_is_refused(train, tmp_path):
+    status, message = train(tmp_path / "none.toml")
+    assert status == 2
+    assert "none.toml cannot be read (No such file or directory); check the path" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("x = (", "SyntaxError"), ("x = 1", "adds no block"), ("1 / 0", "ZeroDivisionError")],
+)
+def test_broken_plugin_is_refused(write, train, tmp_path, text, expected):
+    (tmp_path / "mine.py").write_text(text)
+    status, message = train(write(("[data]", 'plugins = ["mine.py"]\n[data]')))
+    assert status == 2
+    assert "mine.py cannot be used" in message
+    assert expected in message
+
+
+def test_device_that_does_not_exist_is_refused(write, examples, tmp_path, capsys):
+    status = examples.train.main([str(write()), "--out", str(tmp_path / "o"), "--device", "gpu9"])
+    assert status == 2
+    assert "--device gpu9 cannot be used" in capsys.readouterr().err
+
+
+def test_folder_that_holds_a_run_is_not_overwritten(write, train, tmp_path):
+    config = write()
+    train(config)
+    before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    status, message = train(config)
+    assert status == 2
+    assert "already holds a run: add --resume, or choose another --out" in message
+    assert before == {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+
+
+def test_output_path_that_is_a_file_is_refused(write, train, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    status, message = train(write())
+    assert status == 2
+    assert "out" in message
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_resume_without_a_run_is_refused(write, train, tmp_path):
+    status, message = train(write(), "--resume")
+    assert status == 2
+    assert "checkpoint.pt is not there" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_resume_with_another_config_is_refused_and_names_the_difference(write, train, tmp_path):
+    train(write())
+    before = (tmp_path / "out" / "checkpoint.pt").read_bytes()
+    status, message = train(write(("batch_size = 16", "batch_size = 8")), "--resume")
+    assert status == 2
+    assert "batch_size was 16 and is 8" in message
+    assert "another --out" in message
+    assert (tmp_path / "out" / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "other", "pickle", "poor"])
+def test_damaged_checkpoint_is_refused_and_kept(write, train, tmp_path, damage):
+    config = write()
+    train(config)
+    path = tmp_path / "out" / "checkpoint.pt"
+    whole = path.read_bytes()
+    if damage == "other":
+        torch.save({"weights": torch.ones(3)}, path)
+    elif damage == "pickle":
+        torch.save(Path("a class that weights_only refuses"), path)
+    elif damage == "poor":
+        state = torch.load(path, weights_only=True)
+        del state["parts"]["critic"]["layers.1.weight"]
+        torch.save(state, path)
+    else:
+        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "noise": b"\x80x"}[damage])
+    before = path.read_bytes()
+    status, message = train(config, "--resume")
+    assert status == 2
+    assert "checkpoint.pt is damaged" in message
+    assert "another --out" in message
+    assert path.read_bytes() == before
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+def image_config(write, data, side=8, channels=1):
+    shape = f"[{channels}, {side}, {side}]"
+    return write(
+        ('name = "ring"', data),
+        ("output_shape = [2]", f"output_shape = {shape}"),
+        ("input_shape = [2]", f"input_shape = {shape}"),
+        ("steps = 12", "steps = 2"),
+        ("batch_size = 16", "batch_size = 4"),
+    )
+
+
+def write_idx(path, array):
+    """MNIST's file format: a magic number, the sizes, the bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def test_digits_are_1797_images_in_minus_one_to_one(examples):
+    dataset = examples.data.load(examples.data.DataConfig(name="digits"), Path(), 0)
+    images, labels = dataset.tensors
+    assert images.shape == (1797, 1, 8, 8)
+    assert (images.min(), images.max()) == (-1, 1)
+    assert labels.unique().tolist() == list(range(10))
+
+
+def test_image_folder_trains_on_images_of_any_size(write, train, tmp_path):
+    pytest.importorskip("torchvision")
+    random = np.random.default_rng(0)
+    for name, size in (("a/1.png", (9, 12)), ("a/2.png", (8, 8)), ("b/3.png", (20, 10)),
+                       ("b/4.png", (8, 30))):  # fmt: skip
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / name)
+    data = 'name = "ImageFolder"\nroot = "images"\nimage_size = 8'
+    assert train(image_config(write, data, channels=3)) == (0, "")
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    (tmp_path / "images" / "b" / "4.png").write_bytes(b"no image")
+    status, message = train(image_config(write, data, channels=3), out="other")
+    assert status == 2
+    assert "4.png" in message
+
+
+def test_mnist_is_read_from_its_files_and_scaled(examples, write, train, tmp_path, monkeypatch):
+    pytest.importorskip("torchvision")
+    monkeypatch.setattr(examples.train, "evaluate_run", lambda trainer, out: {})
+    raw = tmp_path / "files" / "MNIST" / "raw"
+    pixels = np.zeros((6, 28, 28))
+    pixels[:, 14:] = 255
+    for part in ("train", "t10k"):
+        write_idx(raw / f"{part}-images-idx3-ubyte", pixels)
+        write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(6))
+    data = 'name = "MNIST"\nroot = "files"'
+    config = image_config(write, data, side=28)
+    assert train(config) == (0, "")
+    dataset = examples.data.load(
+        examples.data.DataConfig(name="MNIST", root="files"), tmp_path, seed=0
+    )
+    batch = next(examples.data.batches(dataset, 4, seed=0))
+    assert batch.shape == (4, 1, 28, 28)
+    assert (batch[:, :, :14] == -1).all()
+    assert (batch[:, :, 14:] == 1).all()
+
+
+@pytest.mark.skipif("GAN_BLOCKS_MNIST" not in os.environ, reason="GAN_BLOCKS_MNIST is not set")
+def test_mnist_of_the_user_trains_and_is_evaluated(write, train, tmp_path):
+    pytest.importorskip("torchvision")
+    data = f'name = "MNIST"\nroot = "{os.environ["GAN_BLOCKS_MNIST"]}"'
+    assert train(image_config(write, data, side=28)) == (0, "")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["classifier_accuracy"] >= 0.97
+
+
+def test_missing_image_folder_is_refused(write, train, tmp_path):
+    pytest.importorskip("torchvision")
+    data = 'name = "ImageFolder"\nroot = "nowhere"\nimage_size = 8'
+    status, message = train(image_config(write, data, channels=3))
+    assert status == 2
+    assert re.search(r"data.root: .*nowhere.* one folder of images per class", message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_cannot_be_downloaded_is_refused(write, train, monkeypatch, tmp_path):
+    datasets = pytest.importorskip("torchvision.datasets")
+
+    def offline(self):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(datasets.MNIST, "download", offline)
+    status, message = train(image_config(write, 'name = "FashionMNIST"\nroot = "files"', side=28))
+    assert status == 2
+    assert "has no readable FashionMNIST, and it cannot be downloaded" in message
+    assert "network is unreachable" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_torchvision_is_imported_only_when_it_is_asked_for(examples):
+    code = f"""
+import sys
+sys.path.insert(0, {str(examples.folder)!r})
+import train
+sys.exit("torchvision" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["digits", "ring"])
+def test_shipped_config_is_valid_and_its_blocks_fit_its_data(examples, name):
+    file = examples.folder / "configs" / f"{name}.toml"
+    config = examples.reading.read_config(examples.train.Config, file, {})
+    trainer = examples.train.Trainer(config, file.parent, torch.device("cpu"))
+    dataset = examples.data.load(config.data, file.parent, config.seed)
+    trainer.check(next(examples.data.batches(dataset, config.batch_size, config.seed)))
