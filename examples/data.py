@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
-from gan_blocks.types import NonNegativeInt, PositiveInt
+from gan_blocks.types import PositiveInt
 
 BUNDLED = ("digits", "ring", "grid")
 POINTS = 100_000
@@ -34,7 +34,6 @@ class DataConfig(BaseModel):
         name: The data set.
         root: The folder of a torchvision data set, relative to the config file.
         image_size: Side of the images, to which torchvision's are resized.
-        workers: Processes that load torchvision's images; 0 loads them in this one.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -42,13 +41,12 @@ class DataConfig(BaseModel):
     name: Literal["digits", "ring", "grid", "MNIST", "FashionMNIST", "CIFAR10", "ImageFolder"]
     root: str | None = None
     image_size: PositiveInt | None = None
-    workers: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _fits_the_data_set(self) -> "DataConfig":
-        given = self.model_fields_set - {"name"}
+        given = [key for key in ("root", "image_size") if getattr(self, key)]
         if self.name in BUNDLED and given:
-            raise ValueError(f"{self.name} takes no {', '.join(sorted(given))}; remove it")
+            raise ValueError(f"{self.name} takes no {', '.join(given)}; remove it")
         if self.name not in BUNDLED and self.root is None:
             raise ValueError(f"{self.name} needs root, the folder where its images lie")
         if self.name == "ImageFolder" and self.image_size is None:

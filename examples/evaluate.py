@@ -94,7 +94,7 @@ def class_metrics(classifier: Classifier, real: Tensor, generated: Tensor) -> di
         torch.cat([classifier.features(part) for part in images.split(500)])
         for images in (real, generated)
     )
-    half = torch.randperm(len(real), generator=torch.Generator().manual_seed(0)) < len(real) // 2
+    half = torch.randperm(len(real), generator=torch.Generator().manual_seed(1)) < len(real) // 2
     confidence, label = classifier.head(features).softmax(1).max(1)
     real_confidence = classifier.head(real_features).softmax(1).amax(1)
     share = torch.bincount(label, minlength=10) / len(label)

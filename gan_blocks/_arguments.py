@@ -61,9 +61,10 @@ def complaint(message: str) -> PydanticCustomError:
 
 def as_validation_error(error: InvalidArgumentsError | UnknownBlockError) -> ValidationError:
     """The same problems in pydantic's form, which merges their paths into an outer model's."""
-    problems = getattr(error, "problems", [Problem(("block",), str(error))])
+    unknown = isinstance(error, UnknownBlockError)
+    problems = (Problem(("block",), str(error), error.name),) if unknown else error.problems
     return ValidationError.from_exception_data(
-        getattr(error, "name", "block"),
+        "block",
         [
             InitErrorDetails(type=complaint(message), loc=path, input=value)
             for path, message, value in problems

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 class Problem(NamedTuple):
     """One thing that is wrong with the arguments of a block.
 
-    Args:
+    Attributes:
         path: Names and indices that lead to the argument, outermost first; empty for the block
             as a whole.
         message: What was expected, what came and what to do.
@@ -31,7 +31,19 @@ class GanBlocksError(Exception):
 
 
 class UnknownBlockError(GanBlocksError, LookupError):
-    """No block has this name, or it is of another kind."""
+    """No block has this name, or it is of another kind.
+
+    Args:
+        message: What came, and the nearest name or the reason.
+        name: What came.
+    """
+
+    def __init__(self, message: str, name: Any = None) -> None:
+        self.name = name
+        super().__init__(message)
+
+    def __reduce__(self):
+        return type(self), (str(self), self.name)
 
 
 class InvalidArgumentsError(GanBlocksError, ValueError):

@@ -21,7 +21,7 @@ def lipschitz_rule(*classes: type[nn.Module]) -> Callable[[Rule], Rule]:
 
     The rule takes the module and the shape of one input sample, and returns a number that the
     Lipschitz constant between Euclidean norms never exceeds. It holds for the classes and for
-    subclasses that keep their `forward`.
+    subclasses that keep their `forward`; a subclass with its own is refused until it has a rule.
 
     Args:
         *classes: The module classes.

@@ -168,17 +168,18 @@ class Registry:
         """
         check_kind(kind)
         if not isinstance(name, str):
-            raise UnknownBlockError(f"a block's name is a string, got {shown(name)}")
+            raise UnknownBlockError(f"a block's name is a string, got {shown(name)}", name)
         plugin = name.partition("/")[0] if "/" in name else BUILTIN
         if name not in self._entries and plugin in self._plugins.installed():
             self._load(plugin)
         entry = self._entries.get(name)
         if entry is None:
-            raise UnknownBlockError(self._why_unknown(name, plugin, kind))
+            raise UnknownBlockError(self._why_unknown(name, plugin, kind), name)
         if kind not in (None, entry.kind):
             named = [e.name for e in self._entries.values() if e.kind == kind]
             raise UnknownBlockError(
-                f"{name!r} is a {entry.kind}, but a {kind} is wanted here: {', '.join(named)}"
+                f"{name!r} is a {entry.kind}, but a {kind} is wanted here: {', '.join(named)}",
+                name,
             )
         return entry
 

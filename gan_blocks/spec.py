@@ -62,12 +62,14 @@ class Blueprint:
     def __init__(self, cls: type, capabilities: Capabilities) -> None:
         self.cls = cls
         self.capabilities = capabilities
-        self.initialise = cls.__init__
-        stock = cls.__init__ in (object.__init__, nn.Module.__init__)
-        signature = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        # A constructor inherited from a block is that block's own, without its checks.
+        parents = [blueprint(base) for base in cls.__mro__ if base.__init__ is cls.__init__]
+        self.initialise = next((p.initialise for p in parents if p), cls.__init__)
+        stock = self.initialise in (object.__init__, nn.Module.__init__)
+        signature = list(inspect.signature(self.initialise).parameters.values())[1:]
         self.parameters = {} if stock else {p.name: p for p in signature}
         self.options = tuple(name for name in _OPTIONS if self.parameters.pop(name, None))
-        hints = {} if stock else get_type_hints(cls.__init__, include_extras=True)
+        hints = {} if stock else get_type_hints(self.initialise, include_extras=True)
         self.types: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -190,8 +192,8 @@ def block(cls: type | None = None, /, **capabilities: Any) -> Any:
         Scale(factor=3.0)
         >>> Scale(factr=3)
         Traceback (most recent call last):
-        gan_blocks.errors.InvalidArgumentsError: Scale cannot be built: factr: unknown argument; \
-did you mean factor?
+        gan_blocks.errors.InvalidArgumentsError: Scale cannot be built: factr: unknown
+        argument; did you mean factor?
     """
     if cls is None:
         return functools.partial(_decorate, capabilities=Capabilities(**capabilities))

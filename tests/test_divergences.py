@@ -111,6 +111,12 @@ def test_conjugate_is_infinite_outside_its_domain_with_a_gradient_that_is_not_na
 
 
 @every
+def test_conjugate_at_minus_infinity_is_minus_f_at_zero(divergence):
+    expected = -divergence.f(tensor(0.0))
+    torch.testing.assert_close(divergence.conjugate(tensor(-math.inf)), expected)
+
+
+@every
 @given(distributions())
 def test_divergence_is_least_where_the_distributions_agree(divergence, pair):
     p, q = pair

@@ -197,6 +197,15 @@ def test_a_block_that_inherits_from_a_block_records_its_own_arguments():
     assert "half=3" in repr(Child(3))
 
 
+def test_a_constructor_inherited_from_a_block_is_kept():
+    @block
+    class Child(gan_blocks.R1Penalty):
+        pass
+
+    assert repr(Child(3)) == "Child(gamma=3.0)"
+    assert "Child cannot be built: gama: unknown argument" in message(Child, gama=3)
+
+
 def test_wrong_default_is_an_error():
     @block
     class Wrong:

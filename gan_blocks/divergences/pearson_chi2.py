@@ -17,8 +17,8 @@ class PearsonChi2(FDivergence):
     $$f(u) = (u-1)^2, \quad f'(u) = 2(u-1), \quad f^*(t) = \begin{cases} t^2/4 + t & t \ge -2 \\
       -1 & t < -2 \end{cases}, \quad g(v) = v.$$
 
-    The second case is missing from the paper's table; without it $f^*$ is not increasing and the
-    bound can be false.
+    The second case is missing from the paper's table. There $t^2/4 + t$ exceeds the supremum over
+    $u \ge 0$: at $t = -6$ it gives 3 instead of -1.
 
     Example:
         >>> import torch

@@ -41,6 +41,7 @@ class SquaredHellinger(FDivergence):
         return 1 - u.rsqrt()
 
     def conjugate(self, t: Tensor) -> Tensor:
+        t = t.clamp(min=torch.finfo(t.dtype).min)  # -inf / inf would be NaN
         inside = t < 1
         return torch.where(inside, t / torch.where(inside, 1 - t, 1), math.inf)
 
