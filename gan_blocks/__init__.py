@@ -3,12 +3,16 @@
 from gan_blocks import _builtins
 from gan_blocks._builtins import (
     KL,
+    DCGANDiscriminator,
+    DCGANGenerator,
     FDivergenceLoss,
+    FeatureMatchingLoss,
     GANDivergence,
     GradientPenalty,
     HingeLoss,
     JensenShannon,
     LeastSquaresLoss,
+    MinibatchDiscrimination,
     MinimaxLoss,
     MLPDiscriminator,
     MLPGenerator,
@@ -19,6 +23,7 @@ from gan_blocks._builtins import (
     RelativisticLoss,
     ReverseKL,
     SquaredHellinger,
+    VirtualBatchNorm,
     WassersteinLoss,
     WeightClipper,
 )
@@ -28,6 +33,7 @@ from gan_blocks.errors import (
     PluginError,
     UnknownBlockError,
 )
+from gan_blocks.features import FeatureExtractor
 from gan_blocks.fields import (
     AuxiliarySpec,
     ConstraintSpec,
@@ -38,6 +44,7 @@ from gan_blocks.fields import (
     PenaltySpec,
 )
 from gan_blocks.hookspecs import hookimpl
+from gan_blocks.layers.virtual_batch_norm import WithReference
 from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
 from gan_blocks.registry import registry
 from gan_blocks.spec import block
@@ -52,8 +59,12 @@ __all__ = [
     "KL",
     "AuxiliarySpec",
     "ConstraintSpec",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
     "DivergenceSpec",
     "FDivergenceLoss",
+    "FeatureExtractor",
+    "FeatureMatchingLoss",
     "GANDivergence",
     "GanBlocksError",
     "GradientPenalty",
@@ -65,6 +76,7 @@ __all__ = [
     "LossSpec",
     "MLPDiscriminator",
     "MLPGenerator",
+    "MinibatchDiscrimination",
     "MinimaxLoss",
     "NetworkSpec",
     "NonSaturatingLoss",
@@ -77,8 +89,10 @@ __all__ = [
     "ReverseKL",
     "SquaredHellinger",
     "UnknownBlockError",
+    "VirtualBatchNorm",
     "WassersteinLoss",
     "WeightClipper",
+    "WithReference",
     "block",
     "build",
     "hookimpl",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gan_blocks import WithReference
 from gan_blocks.testing import Case
 
 LOG2 = math.log(2)
@@ -431,4 +432,109 @@ NETWORKS = [
     ),
 ]
 
-CASES: list[Case] = [*LOSSES, *DIVERGENCES, *PENALTIES, *CONSTRAINTS, *NETWORKS]
+# --- layers and auxiliary terms --------------------------------------------------------------------
+
+
+def similarities(layer: Any, x: Tensor) -> Tensor:
+    """Minibatch discrimination as the double loop of the paper."""
+    rows = []
+    for i in range(len(x)):
+        row = []
+        for b in range(layer.num_kernels):
+            total = torch.zeros((), dtype=x.dtype)
+            for j in range(len(x)):
+                if j == i:
+                    continue
+                distance = torch.zeros((), dtype=x.dtype)
+                for c in range(layer.kernel_dim):
+                    theta = layer.theta[:, b, c]
+                    column = theta * torch.exp(layer.log_scale[b, c]) / (theta**2).sum() ** 0.5
+                    distance = distance + ((x[i] - x[j]) * column).sum().abs()
+                total = total + torch.exp(-distance)
+            row.append(total if layer.bias is None else total + layer.bias[b])
+        rows.append(torch.cat([x[i], torch.stack(row)]))
+    return torch.stack(rows)
+
+
+def virtually_normalised(layer: Any, reference: Tensor, x: Tensor) -> Tensor:
+    """Each sample with batch norm over the reference and itself, written as one batch of n + 1."""
+    rows = []
+    for sample in x:
+        batch = torch.cat([reference, sample[None]])
+        normalised = torch.nn.functional.batch_norm(
+            batch, None, None, layer.weight, layer.bias, training=True, eps=layer.eps
+        )
+        rows.append(normalised[-1])
+    return torch.stack(rows)
+
+
+def virtual_case(shape: tuple[int, ...], note: str) -> Case:
+    return Case(
+        {"block": "VirtualBatchNorm", "num_features": shape[0], "eps": 1e-3},
+        inputs=lambda make: (make(4, *shape), make(6, *shape)),
+        call=lambda layer, x, reference: WithReference(layer, reference)(x),
+        reference=lambda layer, x, reference: virtually_normalised(layer, reference, x),
+        batched=1,
+        detached=(1,),
+        note=note,
+    )
+
+
+LAYERS = [
+    Case(
+        {"block": "MinibatchDiscrimination", "in_features": 4, "num_kernels": 3, "kernel_dim": 2},
+        inputs=lambda make: (make(5, 4),),
+        reference=similarities,
+    ),
+    Case(
+        {"block": "MinibatchDiscrimination", "in_features": 3, "num_kernels": 2, "bias": True},
+        inputs=lambda make: (make(4, 3),),
+        reference=similarities,
+        note="bias",
+    ),
+    virtual_case((3,), "vectors"),
+    virtual_case((2, 5), "signals"),
+    virtual_case((2, 3, 2), "images"),
+]
+
+
+def squared_distance_of_means(loss: Any, real: Tensor, fake: Tensor) -> Tensor:
+    real = real.detach().flatten(1)
+    features = zip(real.T, fake.flatten(1).T, strict=True)
+    return torch.stack([(r.sum() / len(r) - f.sum() / len(f)) ** 2 for r, f in features]).sum()
+
+
+AUXILIARY = [
+    Case(
+        {"block": "FeatureMatchingLoss"},
+        inputs=lambda make: (make(4, 2, 3), make(6, 2, 3)),
+        reference=squared_distance_of_means,
+        detached=(0,),
+    ),
+    Case(
+        {"block": "FeatureMatchingLoss", "distance": "mean_squared"},
+        inputs=lambda make: (make(4, 5), make(3, 5)),
+        reference=lambda loss, r, f: squared_distance_of_means(loss, r, f) / 5,
+        detached=(0,),
+        note="mean-squared",
+    ),
+    Case(
+        {"block": "FeatureMatchingLoss", "distance": "mean_absolute"},
+        inputs=lambda make: (make(4, 5), make(3, 5)),
+        reference=lambda loss, r, f: torch.stack(
+            [(a.sum() / 4 - b.sum() / 3).abs() for a, b in zip(r.T, f.T, strict=True)]
+        ).mean(),
+        detached=(0,),
+        note="mean-absolute",
+    ),
+]
+
+CASES: list[Case] = [
+    *LOSSES,
+    *AUXILIARY,
+    *DIVERGENCES,
+    *PENALTIES,
+    *CONSTRAINTS,
+    *LAYERS,
+    *NETWORKS,
+]

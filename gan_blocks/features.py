@@ -1,0 +1,72 @@
+"""Intermediate features of any network, by layer name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class _AllSeen(Exception):
+    """The last layer that was asked for has run."""
+
+
+class FeatureExtractor(nn.Module):
+    """Returns what named layers of a network put out, and stops after the last of them.
+
+    Args:
+        network: Any module; its own code is not changed.
+        layers: Names as in `network.named_modules()`, for instance `layers.4`.
+
+    Raises:
+        ValueError: If a name is unknown, naming those that exist, or none is given.
+        RuntimeError: If a layer did not run in a forward.
+
+    Example:
+        >>> import torch
+        >>> from gan_blocks import FeatureMatchingLoss, MLPDiscriminator
+        >>> discriminator = MLPDiscriminator((2,), width=8)
+        >>> features = FeatureExtractor(discriminator, ["layers.2", "layers.4"])
+        >>> real, fake = features(torch.randn(5, 2)), features(torch.randn(7, 2))
+        >>> {name: tuple(x.shape) for name, x in real.items()}
+        {'layers.2': (5, 8), 'layers.4': (5, 8)}
+        >>> loss = FeatureMatchingLoss()
+        >>> total = sum(loss(real[name], fake[name]) for name in real)
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
+        super().__init__()
+        known = dict(network.named_modules())
+        unknown = [name for name in layers if not name or name not in known]
+        if isinstance(layers, str) or not layers or unknown:
+            names = ", ".join(name for name in known if name)
+            raise ValueError(
+                f"layers should be a list of layer names, got {layers!r}; there are {names}"
+            )
+        self.network = network
+        self.layers = tuple(layers)
+
+    def forward(self, *inputs: Any, **options: Any) -> dict[str, Tensor]:
+        """The output of each named layer, by name and in the order of the names."""
+        seen: dict[str, Tensor] = {}
+        modules = dict(self.network.named_modules())
+
+        def keep(name: str) -> Any:
+            def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
+                seen[name] = output
+                if len(seen) == len(self.layers):
+                    raise _AllSeen
+
+            return hook
+
+        handles = [modules[name].register_forward_hook(keep(name)) for name in self.layers]
+        try:
+            self.network(*inputs, **options)
+        except _AllSeen:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        missing = [name for name in self.layers if name not in seen]
+        if missing:
+            raise RuntimeError(f"the network did not run {', '.join(missing)}")
+        return {name: seen[name] for name in self.layers}

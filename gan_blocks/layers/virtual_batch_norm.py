@@ -1,0 +1,216 @@
+"""Virtual batch normalisation, and the wrapper that brings it its reference batch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gan_blocks._math import at_least_float32
+from gan_blocks.spec import block
+from gan_blocks.types import PositiveFloat, PositiveInt
+
+
+class _Statistics(NamedTuple):
+    """Mean and biased variance of each channel over a reference batch of some size."""
+
+    mean: Tensor
+    variance: Tensor
+    size: int
+
+
+@block(double_backward=True, compile=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
+class VirtualBatchNorm(nn.Module):
+    r"""Normalises each sample by the statistics of a fixed reference batch united with itself.
+
+    With a reference batch of $n$ samples and $c = 1/(n+1)$, the sample $x$ is normalised per channel by
+
+    $$\mu = c\,\mu_x + (1-c)\,\mu_{\text{ref}}, \qquad
+      \sigma^2 = c\,\sigma_x^2 + (1-c)\,\sigma_{\text{ref}}^2
+               + c(1-c)(\mu_x - \mu_{\text{ref}})^2,$$
+
+    which are mean and biased variance of the $n + 1$ samples together ($\mu_x$, $\sigma_x^2$ over the
+    sample's own positions), and then scaled and shifted by learned $\gamma$ and $\beta$:
+    $y = \gamma (x - \mu)/\sqrt{\sigma^2 + \epsilon} + \beta$. A sample's result does not depend on its
+    batch mates, and a batch of one works. The reference itself is normalised by its own statistics.
+
+    The layer works inside [`WithReference`][gan_blocks.WithReference], which sends the reference
+    through the network on every forward: statistics follow the weights, with gradient.
+
+    Args:
+        num_features: Number of channels.
+        eps: $\epsilon$, added to the variance.
+        device: Where the weights are made.
+        dtype: Their dtype.
+
+    Shape:
+        `(N, num_features)`, `(N, num_features, L)`, `(N, num_features, H, W)` and so on, to the same
+        shape.
+
+    Raises:
+        ValueError: If the number of channels differs.
+        RuntimeError: If the layer runs outside `WithReference`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from gan_blocks import WithReference
+        >>> network = nn.Sequential(nn.Linear(3, 8), VirtualBatchNorm(8), nn.ReLU(), nn.Linear(8, 1))
+        >>> critic = WithReference(network, torch.randn(64, 3))
+        >>> x = torch.randn(5, 3)
+        >>> torch.testing.assert_close(critic(x)[:2], critic(x[:2]))
+
+    Reference:
+        Salimans et al., "Improved Techniques for Training GANs", 2016, arXiv:1606.03498, section 3.5.
+    """
+
+    def __init__(
+        self,
+        num_features: PositiveInt,
+        eps: PositiveFloat = 1e-5,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
+        # One entry for each call of the layer in one forward of the network.
+        self._collected: list[_Statistics] | None = None
+        self._awaiting: list[_Statistics] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised samples."""
+        if x.dim() < 2 or x.shape[1] != self.num_features:
+            raise ValueError(
+                f"VirtualBatchNorm takes (N, {self.num_features}, ...), got {tuple(x.shape)}"
+            )
+        wide = at_least_float32(x)
+        if self._collected is not None:
+            over = [0, *range(2, x.dim())]
+            mean, variance = wide.mean(over), wide.var(over, correction=0)
+            self._collected.append(_Statistics(mean, variance, len(x)))
+        elif self._awaiting:
+            mean, variance = self._united(wide, self._awaiting.pop(0))
+        else:
+            raise RuntimeError(
+                "VirtualBatchNorm has no reference: wrap the network, WithReference(network, reference)"
+            )
+        shape = (-1, self.num_features, *[1] * (x.dim() - 2))
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        y = (wide - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+    def _united(self, x: Tensor, reference: _Statistics) -> tuple[Tensor, Tensor]:
+        """Statistics of reference and sample together, one row for each sample."""
+        positions = x.flatten(2) if x.dim() > 2 else x[:, :, None]
+        mean_x, variance_x = positions.mean(2), positions.var(2, correction=0)
+        c = 1 / (reference.size + 1)
+        mean = c * mean_x + (1 - c) * reference.mean
+        # The form with squared means would lose everything at means of 10^4 in float32.
+        between = c * (1 - c) * (mean_x - reference.mean).square()
+        return mean, c * variance_x + (1 - c) * reference.variance + between
+
+
+class WithReference(nn.Module):
+    """A network with virtual batch norm, and the reference batch that its layers need.
+
+    Each forward sends the reference through the network first, and then the input. The two never meet
+    in one batch, so batch norm or minibatch discrimination in the same network do not see the
+    reference as batch mates; running statistics of batch norm are not touched by it. The reference is
+    a buffer: it moves with the module and lies in `state_dict`.
+
+    Args:
+        network: Contains `VirtualBatchNorm` layers.
+        reference: A fixed batch of inputs, for instance the first batch of real samples, or of latent
+            vectors for a generator; a tuple of tensors for a network of several inputs.
+
+    Raises:
+        ValueError: If the network has no `VirtualBatchNorm` or the reference is empty.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from gan_blocks import VirtualBatchNorm
+        >>> generator = WithReference(
+        ...     nn.Sequential(nn.Linear(4, 8), VirtualBatchNorm(8)), reference=torch.randn(32, 4)
+        ... )
+        >>> generator(torch.randn(1, 4)).shape
+        torch.Size([1, 8])
+    """
+
+    def __init__(self, network: nn.Module, reference: Tensor | tuple[Tensor, ...]) -> None:
+        super().__init__()
+        references = (reference,) if isinstance(reference, Tensor) else tuple(reference)
+        if not any(isinstance(m, VirtualBatchNorm) for m in network.modules()):
+            raise ValueError("the network has no VirtualBatchNorm layer, so it needs no reference")
+        if not references or any(len(tensor) == 0 for tensor in references):
+            raise ValueError("the reference is empty; give a batch of inputs")
+        self.network = network
+        self._count = len(references)
+        for i, tensor in enumerate(references):
+            self.register_buffer(f"reference_{i}", tensor.detach().clone())
+        self._frozen: list[list[_Statistics]] | None = None
+
+    @property
+    def reference(self) -> tuple[Tensor, ...]:
+        """The reference batch, one tensor for each input of the network."""
+        return tuple(self.get_buffer(f"reference_{i}") for i in range(self._count))
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """What the network gives on the inputs."""
+        layers = self._layers()
+        statistics = self._frozen or self._statistics(**options)
+        for layer, collected in zip(layers, statistics, strict=True):
+            layer._awaiting = list(collected)
+        try:
+            return self.network(*inputs, **options)
+        finally:
+            for layer in layers:
+                layer._awaiting = None
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Fix the statistics as they are with the present weights, for inference."""
+        self._frozen = [
+            [_Statistics(s.mean.detach(), s.variance.detach(), s.size) for s in collected]
+            for collected in self._statistics()
+        ]
+
+    def unfreeze(self) -> None:
+        """Let the statistics follow the weights again."""
+        self._frozen = None
+
+    def _layers(self) -> list[VirtualBatchNorm]:
+        return [m for m in self.network.modules() if isinstance(m, VirtualBatchNorm)]
+
+    def _statistics(self, **options: Any) -> list[list[_Statistics]]:
+        """The statistics of each layer over the reference."""
+        layers = self._layers()
+        for layer in layers:
+            layer._collected = []
+        try:
+            with _running_statistics_kept(self.network):
+                self.network(*self.reference, **options)
+            return [layer._collected or [] for layer in layers]
+        finally:
+            for layer in layers:
+                layer._collected = None
+
+
+@contextmanager
+def _running_statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Batch norm layers normalise as ever, but do not learn from the reference."""
+    kept = [
+        (m, m.momentum) for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
+    try:
+        for module, _ in kept:
+            module.momentum = 0.0
+        yield
+    finally:
+        for module, momentum in kept:
+            module.momentum = momentum
