@@ -8,7 +8,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 .PHONY: demo test lint docs docs-serve bench oldest clean
 
 demo: .venv/.examples
-	$(BIN)/python examples/train.py examples/configs/digits.toml --out runs/digits --overwrite
+	$(BIN)/python examples/train.py examples/configs/digits.toml --out runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 test: lint
 	$(TEST)
@@ -20,10 +20,10 @@ lint: .venv/.dev
 	$(BIN)/lint-imports
 
 docs: .venv/.dev
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: .venv/.dev
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: .venv/.dev
 	$(BIN)/python -m pytest tests/benchmarks/bench_*.py --benchmark-columns=min,median,rounds --benchmark-sort=fullname

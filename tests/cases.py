@@ -425,6 +425,14 @@ NETWORKS = [
         reference=lambda block, x: torch.cat([dense(block, s.flatten(), torch.tanh) for s in x]),
     ),
     Case(
+        {"block": "MLPDiscriminator", "input_shape": [3], "width": 5, "depth": 2},
+        inputs=lambda make: (make(4, 3),),
+        reference=lambda block, x: torch.cat(
+            [dense(block, s, lambda h: h if h > 0 else 0.2 * h) for s in x]
+        ),
+        note="leaky-relu",
+    ),
+    Case(
         {"block": "MLPDiscriminator", "input_shape": [3], "width": 5, "depth": 0},
         inputs=lambda make: (make(4, 3),),
         reference=lambda block, x: torch.cat([dense(block, s, identity) for s in x]),

@@ -45,13 +45,15 @@ def test_values_on_a_linear_critic(slope, batch, shape, weight):
     def value(penalty):
         return float(penalty(critic, real, fake))
 
-    near = {"rel": 1e-9, "abs": 1e-9}
-    assert value(GradientPenalty(weight)) == pytest.approx(weight * (slope - 1) ** 2, **near)
+    def near(expected):
+        return pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+    assert value(GradientPenalty(weight)) == near(weight * (slope - 1) ** 2)
     expected = weight * max(slope - 1, 0) ** 2
-    assert value(GradientPenalty(weight, one_sided=True)) == pytest.approx(expected, **near)
-    assert value(GradientPenalty(weight, target=0)) == pytest.approx(weight * slope**2, **near)
-    assert value(R1Penalty(weight)) == pytest.approx(weight / 2 * slope**2, **near)
-    assert value(R2Penalty(weight)) == pytest.approx(weight / 2 * slope**2, **near)
+    assert value(GradientPenalty(weight, one_sided=True)) == near(expected)
+    assert value(GradientPenalty(weight, target=0)) == near(weight * slope**2)
+    assert value(R1Penalty(weight)) == near(weight / 2 * slope**2)
+    assert value(R2Penalty(weight)) == near(weight / 2 * slope**2)
 
 
 @every
@@ -75,7 +77,7 @@ def test_gradient_reaches_the_critic_and_nothing_else(penalty):
     generator = nn.Linear(2, 3).double()
     real = torch.randn(5, 3, dtype=F64, requires_grad=True)
     penalty(critic, real, generator(torch.randn(5, 2, dtype=F64))).backward()
-    assert critic[0].weight.grad.abs().sum() > 0
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in critic.parameters())
     assert all(p.grad is None for p in generator.parameters())
     assert real.grad is None
 

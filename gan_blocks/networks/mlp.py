@@ -35,7 +35,8 @@ def _hidden_layers(
     return layers
 
 
-@block(double_backward=True, compile=True, autocast=True)
+# Batch norm, where it is chosen, mixes the batch.
+@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
 class MLPGenerator(nn.Module):
     r"""A multilayer perceptron from latent vectors to samples.
 

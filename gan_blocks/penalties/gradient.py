@@ -91,7 +91,7 @@ class GradientPenalty(nn.Module):
         # Drawn in float32 whatever the samples are, so that every precision sees the same points.
         epsilon = torch.rand(shape, generator=generator, device=real.device, dtype=torch.float32)
         epsilon = epsilon.to(real.dtype)
-        points = epsilon * real.detach() + (1 - epsilon) * fake.detach()
+        points = epsilon * real + (1 - epsilon) * fake
         # The norm's own derivative at 0 is 0 in torch; a root of a sum of squares gives NaN there.
         excess = torch.linalg.vector_norm(input_gradient(critic, points), dim=1) - self.target
         if self.one_sided:
