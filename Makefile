@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
-# One thread per test process: several share the cores.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+# One thread per test process: several share the cores. A page's examples build on each other, so one
+# process runs a whole file.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: demo test lint docs docs-serve bench oldest clean
 
@@ -32,7 +33,7 @@ bench: .venv/.dev
 oldest:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet "torch==2.13.0" -e . pytest pytest-xdist hypothesis scipy hatchling
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses auto tests --ignore tests/benchmarks -m "not environment"
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses auto --dist loadfile tests -m "not environment"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
