@@ -4,6 +4,7 @@ A reference loops over the samples and writes the paper's formula down; it share
 block.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -439,6 +440,103 @@ NETWORKS = [
         note="linear",
     ),
 ]
+
+
+def moved(layer: Any, x: Tensor, forward: bool) -> Tensor:
+    """A convolution (or a transposed one) of one image, pixel by pixel."""
+    k, stride, pad = layer.kernel_size[0], layer.stride[0], layer.padding[0]
+    n = x.shape[-1]
+    out = (n + 2 * pad - k) // stride + 1 if forward else (n - 1) * stride - 2 * pad + k
+    big, small = (n, out) if forward else (out, n)
+    sums: dict[tuple[int, int], Tensor] = {}
+    zero = torch.zeros(layer.out_channels, dtype=x.dtype)
+    for a, b, i, j in itertools.product(range(small), range(small), range(k), range(k)):
+        # The place (y, z) of the larger map that the kernel's (i, j) touches.
+        y, z = a * stride - pad + i, b * stride - pad + j
+        if not (0 <= y < big and 0 <= z < big):
+            continue
+        if forward:
+            term, place = layer.weight[:, :, i, j] @ x[:, y, z], (a, b)
+        else:
+            term, place = layer.weight[:, :, i, j].T @ x[:, a, b], (y, z)
+        sums[place] = sums.get(place, zero) + term
+    return torch.stack([sums[y, z] for y in range(out) for z in range(out)], 1).view(-1, out, out)
+
+
+def batch_normalised(layer: Any, x: Tensor) -> Tensor:
+    means = x.sum((0, 2, 3), keepdim=True) / (x.numel() / x.shape[1])
+    variances = ((x - means) ** 2).sum((0, 2, 3), keepdim=True) / (x.numel() / x.shape[1])
+    scale, offset = layer.weight.view(1, -1, 1, 1), layer.bias.view(1, -1, 1, 1)
+    return (x - means) / (variances + 1e-5) ** 0.5 * scale + offset
+
+
+def group_normalised(layer: Any, x: Tensor) -> Tensor:
+    rows = []
+    for image in x:
+        mean_of_all = image.sum() / image.numel()
+        variance = ((image - mean_of_all) ** 2).sum() / image.numel()
+        scale, offset = layer.weight.view(-1, 1, 1), layer.bias.view(-1, 1, 1)
+        rows.append((image - mean_of_all) / (variance + 1e-5) ** 0.5 * scale + offset)
+    return torch.stack(rows)
+
+
+def convolutional(block: Any, x: Tensor) -> Tensor:
+    """DCGAN's layers one after the other, each written out."""
+    for layer in block.layers:
+        match layer:
+            case nn.Unflatten():
+                x = x.view(len(x), -1, 1, 1)
+            case nn.Flatten():
+                x = x.reshape(len(x), -1) if layer.start_dim else x.reshape(-1)
+            case nn.ConvTranspose2d():
+                x = torch.stack([moved(layer, image, forward=False) for image in x])
+            case nn.Conv2d():
+                x = torch.stack([moved(layer, image, forward=True) for image in x])
+            case nn.BatchNorm2d():
+                x = batch_normalised(layer, x)
+            case nn.GroupNorm():
+                x = group_normalised(layer, x)
+            case nn.ReLU():
+                x = torch.where(x > 0, x, 0 * x)
+            case nn.LeakyReLU():
+                x = torch.where(x > 0, x, 0.2 * x)
+            case nn.Tanh():
+                x = 1 - 2 / (torch.exp(2 * x) + 1)
+            case nn.Linear():
+                x = torch.stack([layer.weight @ row + layer.bias for row in x])
+            case _:
+                x = similarities(layer, x)
+    return x
+
+
+NETWORKS += [
+    Case(
+        {"block": "DCGANGenerator", "latent_dim": 2, "image_size": 16, "width": 1},
+        inputs=lambda make: (make(2, 2),),
+        reference=convolutional,
+        note="batch-norm",
+    ),
+    Case(
+        {"block": "DCGANGenerator", "latent_dim": 2, "image_size": 8, "channels": 2, "width": 1}
+        | {"norm": "layer"},
+        inputs=lambda make: (make(2, 2),),
+        reference=convolutional,
+        note="layer-norm",
+    ),
+    Case(
+        {"block": "DCGANDiscriminator", "image_size": 8, "channels": 2, "width": 2},
+        inputs=lambda make: (make(2, 2, 8, 8),),
+        reference=convolutional,
+    ),
+    Case(
+        {"block": "DCGANDiscriminator", "image_size": 16, "width": 1, "norm": "layer"}
+        | {"minibatch_kernels": 1},
+        inputs=lambda make: (make(2, 1, 16, 16),),
+        reference=convolutional,
+        note="minibatch",
+    ),
+]
+
 
 # --- layers and auxiliary terms --------------------------------------------------------------------
 

@@ -4,8 +4,16 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
-from gan_blocks import MLPDiscriminator, MLPGenerator
+from gan_blocks import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    MLPDiscriminator,
+    MLPGenerator,
+    R1Penalty,
+    WithReference,
+)
 
 
 def test_wrong_feature_size_names_the_network_and_both_shapes():
@@ -46,3 +54,87 @@ def test_batch_norm_depends_on_the_batch_in_training_only():
     assert not torch.allclose(generator(z)[:2], generator(z[:2]))
     generator.eval()
     torch.testing.assert_close(generator(z)[:2], generator(z[:2]))
+
+
+# --- DCGAN -------------------------------------------------------------------------------------------
+
+
+def convolutions(network):
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    assert all(m.bias is None for m in layers)
+    shapes = [(m.in_channels, m.out_channels) for m in layers]
+    return shapes, [(m.kernel_size[0], m.stride[0], m.padding[0]) for m in layers]
+
+
+def test_64_pixel_networks_have_exactly_the_papers_layers():
+    doubling = [(4, 2, 1)] * 4
+    shapes, kernels = convolutions(DCGANGenerator())
+    assert shapes == [(100, 512), (512, 256), (256, 128), (128, 64), (64, 1)]
+    assert kernels == [(4, 1, 0), *doubling]
+    shapes, kernels = convolutions(DCGANDiscriminator())
+    assert shapes == [(1, 64), (64, 128), (128, 256), (256, 512), (512, 1)]
+    assert kernels == [*doubling, (4, 1, 0)]
+    norms = [m.num_features for m in DCGANGenerator().modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms == [512, 256, 128, 64]
+    norms = [
+        m.num_features for m in DCGANDiscriminator().modules() if isinstance(m, nn.BatchNorm2d)
+    ]
+    assert norms == [128, 256, 512]
+
+
+def test_weights_start_as_in_the_paper():
+    torch.manual_seed(0)
+    for network in (DCGANGenerator(), DCGANDiscriminator()):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                assert abs(module.weight.mean()) < 3e-3
+                assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.weight.mean().item() == pytest.approx(1.0, abs=0.01)
+                assert module.weight.std().item() == pytest.approx(0.02, rel=0.4)
+                assert (module.bias == 0).all()
+
+
+@pytest.mark.parametrize(
+    "size", [8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_size_is_made_and_judged(size, channels):
+    images = DCGANGenerator(4, size, channels, width=2)(torch.randn(2, 4))
+    assert images.shape == (2, channels, size, size)
+    assert images.abs().max() <= 1
+    assert DCGANDiscriminator(size, channels, width=2)(images).shape == (2,)
+
+
+@pytest.mark.parametrize("size", [9, 18, 30, 36, 130, 256, 4])
+def test_other_sizes_are_refused_with_those_that_work(size):
+    with pytest.raises(ValueError, match=f"should be one of 8, 10, .* got {size}"):
+        DCGANDiscriminator(size)
+
+
+def test_sizes_in_the_documentation_are_those_that_work():
+    with pytest.raises(ValueError, match="one of") as caught:
+        DCGANGenerator(image_size=9)
+    sizes = str(caught.value).split("one of ")[1].split(", got")[0].split(", ")
+    listed = ", ".join(sizes[:-1]) + f" or {sizes[-1]}"
+    for network in (DCGANGenerator, DCGANDiscriminator):
+        assert listed in " ".join((network.__doc__ or "").split())
+
+
+@pytest.mark.parametrize("norm", ["layer", "none", "virtual"])
+@pytest.mark.parametrize("kernels", [0, 3])
+def test_penalised_discriminator_trains_with_every_norm_that_keeps_samples_apart(norm, kernels):
+    critic: nn.Module = DCGANDiscriminator(16, width=4, norm=norm, minibatch_kernels=kernels)
+    if norm == "virtual":
+        critic = WithReference(critic, torch.randn(5, 1, 16, 16))
+    R1Penalty()(critic, torch.randn(3, 1, 16, 16)).backward()
+    gradients = [p.grad for p in critic.parameters() if p.grad is not None]
+    assert all(g.isfinite().all() for g in gradients)
+    assert any(g.abs().sum() > 0 for g in gradients)
+
+
+def test_wrong_images_and_latents_are_refused():
+    with pytest.raises(ValueError, match=r"latent vectors of shape \(N, 4\), got \(2, 3\)"):
+        DCGANGenerator(4, 8)(torch.randn(2, 3))
+    with pytest.raises(ValueError, match=r"shape \(N, 1, 8, 8\), got \(2, 1, 9, 9\)"):
+        DCGANDiscriminator(8)(torch.randn(2, 1, 9, 9))

@@ -26,9 +26,8 @@ def stages_of(image_size: int) -> tuple[int, int]:
         size, doublings = size // 2, doublings + 1
     if not (4 <= size <= 7 and 8 <= image_size <= 128):
         sizes = sorted(s * 2**k for s in (4, 5, 6, 7) for k in range(1, 6) if s * 2**k <= 128)
-        raise ValueError(
-            f"image_size should be one of {', '.join(map(str, sizes))}, got {image_size}"
-        )
+        allowed = ", ".join(map(str, sizes))
+        raise ValueError(f"image_size should be one of {allowed}, got {image_size}")
     return size, doublings
 
 
@@ -50,7 +49,8 @@ def _initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-@block(double_backward=True, compile=True, autocast=True)
+# Batch norm and minibatch discrimination, where they are chosen, mix the batch.
+@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
 class DCGANGenerator(nn.Module):
     r"""The generator of DCGAN: transposed convolutions from a latent vector to an image.
 
@@ -122,7 +122,8 @@ class DCGANGenerator(nn.Module):
         return self.layers(z)
 
 
-@block(double_backward=True, compile=True, autocast=True)
+# Batch norm and minibatch discrimination, where they are chosen, mix the batch.
+@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
 class DCGANDiscriminator(nn.Module):
     r"""The discriminator of DCGAN: strided convolutions from an image to one logit.
 

@@ -1,0 +1,277 @@
+"""What the papers say of the layers that look at a batch."""
+
+import pytest
+import torch
+from torch import nn
+
+import gan_blocks
+from gan_blocks import FeatureExtractor, MinibatchDiscrimination, VirtualBatchNorm, WithReference
+
+F64 = torch.float64
+
+
+def similarities(layer, x):
+    return layer(x)[:, x.shape[1] :]
+
+
+# --- minibatch discrimination ------------------------------------------------------------------------
+
+
+def test_features_pass_through_in_front_of_the_similarities():
+    x = torch.randn(5, 7)
+    assert torch.equal(MinibatchDiscrimination(7, 3)(x)[:, :7], x)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_equal_samples_have_similarity_n_minus_1(n):
+    x = torch.randn(1, 6, dtype=F64).expand(n, 6)
+    layer = MinibatchDiscrimination(6, 4, dtype=F64)
+    torch.testing.assert_close(similarities(layer, x), torch.full((n, 4), n - 1.0, dtype=F64))
+
+
+def test_similarities_ignore_a_shift_of_all_samples():
+    layer, x = MinibatchDiscrimination(6, 4, dtype=F64), torch.randn(5, 6, dtype=F64)
+    torch.testing.assert_close(similarities(layer, x + 3.0), similarities(layer, x))
+
+
+@pytest.mark.parametrize("features", [16, 64, 1024])
+@pytest.mark.parametrize("kernel_dim", [1, 5, 16])
+def test_layer_is_alive_at_initialisation(features, kernel_dim):
+    layer = MinibatchDiscrimination(features, 100, kernel_dim)
+    x = torch.randn(64, features, requires_grad=True)
+    o = similarities(layer, x) / 63
+    assert 0.05 < o.mean() < 0.95
+    assert o.std() > 0.01, "features differ between samples and kernels"
+    o.mean().backward()
+    assert x.grad is not None
+    assert (x.grad.norm(dim=1) > 1e-6).all()
+    assert layer.theta.grad is not None
+    assert layer.theta.grad.abs().max() > 1e-7
+
+
+def test_unnormalised_weights_would_be_dead():
+    x, weight = torch.randn(64, 256), torch.randn(256, 5)
+    assert (
+        torch.cdist(x @ weight, x @ weight, p=1).add(1e9 * torch.eye(64)).neg().exp().max() < 1e-6
+    )
+
+
+def test_scale_of_the_directions_does_not_matter():
+    layer, x = MinibatchDiscrimination(6, 4, dtype=F64), torch.randn(5, 6, dtype=F64)
+    expected = layer(x)
+    layer.theta.data *= 7
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_images_are_refused_with_advice():
+    with pytest.raises(
+        ValueError, match=r"shape \(N, 6\), got \(2, 6, 4, 4\); flatten images first"
+    ):
+        MinibatchDiscrimination(6)(torch.randn(2, 6, 4, 4))
+
+
+# --- virtual batch norm ------------------------------------------------------------------------------
+
+
+def network(norm=VirtualBatchNorm) -> nn.Sequential:
+    layers = [nn.Conv1d(2, 6, 3, padding=1), norm(6), nn.Tanh(), nn.Conv1d(6, 4, 3, padding=1)]
+    return nn.Sequential(*layers, norm(4), nn.Flatten(), nn.Linear(20, 3)).double()
+
+
+def data(n: int):
+    return torch.randn(n, 2, 5, dtype=F64)
+
+
+def test_result_is_that_of_batch_norm_over_reference_and_sample_layer_by_layer():
+    # In the first layer the two agree exactly; deeper ones see a reference normalised by itself.
+    layer = VirtualBatchNorm(2).double()
+    reference, x = data(7), data(3)
+    batch_norm = nn.BatchNorm1d(2).double()
+    expected = torch.cat([batch_norm(torch.cat([reference, s[None]]))[-1:] for s in x])
+    torch.testing.assert_close(WithReference(layer, reference)(x), expected)
+
+
+def test_the_reference_itself_is_normalised_by_its_own_statistics():
+    layer, reference = VirtualBatchNorm(2).double(), data(7)
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return x
+
+    WithReference(nn.Sequential(layer, Spy()), reference)(data(3))
+    torch.testing.assert_close(seen[0], nn.BatchNorm1d(2).double()(reference))
+
+
+def test_sample_is_independent_of_its_batch_mates():
+    critic, x = WithReference(network(), data(7)), data(6)
+    alone = torch.cat([critic(s[None]) for s in x])
+    torch.testing.assert_close(critic(x), alone)
+
+
+def test_statistics_follow_the_weights_with_gradient_through_the_reference():
+    critic, x = WithReference(network(), data(7)), data(1)
+    before = critic(x)
+    (exact,) = torch.autograd.grad(before.sum(), critic.network[0].weight)
+    step = 1e-6 * torch.randn_like(exact)
+    critic.network[0].weight.data += step
+    predicted = (exact * step).sum()
+    torch.testing.assert_close((critic(x) - before).sum(), predicted, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 9), (4, 6, 6)])
+def test_means_of_ten_thousand_keep_their_variance_in_float32(shape):
+    layer = VirtualBatchNorm(4)
+    reference, x = torch.randn(64, *shape), torch.randn(5, *shape)
+    expected = WithReference(layer, reference)(x)
+    shifted = WithReference(layer, reference + 1e4)(x + 1e4)
+    assert shifted.isfinite().all()
+    assert (shifted - expected).abs().max() < 0.02
+
+
+def test_reference_lies_in_state_dict_and_moves_with_the_module():
+    reference = data(7)
+    critic, other = WithReference(network(), reference), WithReference(network(), data(7))
+    other.load_state_dict(critic.state_dict())
+    x = data(3)
+    torch.testing.assert_close(other(x), critic(x))
+    assert critic.half().reference[0].dtype == torch.float16
+
+
+class Mates(nn.Module):
+    """Records the batches that it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        return x
+
+
+def test_no_other_layer_sees_the_reference_as_batch_mates():
+    mates, batch_norm = Mates(), nn.BatchNorm1d(8)
+    discrimination = MinibatchDiscrimination(8, 2)
+    tail = nn.Sequential(mates, batch_norm, discrimination)
+    critic = WithReference(
+        nn.Sequential(nn.Linear(3, 8), VirtualBatchNorm(8), tail), torch.randn(64, 3)
+    )
+    x = torch.randn(5, 3)
+    running = batch_norm.running_mean.clone() if batch_norm.running_mean is not None else None
+    result = critic(x)
+    assert mates.sizes == [64, 5]
+    assert (result[:, 8:] <= 4).all(), "at most 4 other samples"
+    # One update of the running mean, from the input alone.
+    normalised = WithReference(nn.Sequential(*list(critic.network)[:2]), critic.reference[0])(x)
+    torch.testing.assert_close(batch_norm.running_mean, 0.9 * running + 0.1 * normalised.mean(0))
+
+
+def test_frozen_statistics_stay_and_carry_no_gradient_to_the_reference():
+    critic, x = WithReference(network(), data(7)), data(3)
+    expected = critic(x)
+    critic.freeze()
+    torch.testing.assert_close(critic(x), expected)
+    seen = critic.network[0].register_forward_hook(lambda module, args, out: sizes.append(len(out)))
+    sizes: list[int] = []
+    critic(x)
+    seen.remove()
+    assert sizes == [3], "the reference is not run again"
+    critic.unfreeze()
+    torch.testing.assert_close(critic(x), expected)
+
+
+def test_conditional_networks_take_a_reference_for_each_input():
+    class Conditional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm = nn.Embedding(3, 4), VirtualBatchNorm(4)
+
+        def forward(self, x, labels):
+            return self.norm(x + self.embed(labels))
+
+    labels = torch.tensor([0, 1, 2, 0])
+    critic = WithReference(Conditional(), (torch.randn(4, 4), labels))
+    assert critic(torch.randn(2, 4), labels[:2]).shape == (2, 4)
+
+
+def test_gradient_penalty_of_a_virtually_normalised_critic_is_each_samples_own():
+    critic = nn.Sequential(WithReference(network(), data(7)), nn.Linear(3, 1).double())
+    real = data(4)
+    whole = gan_blocks.R1Penalty()(critic, real)
+    alone = torch.stack([gan_blocks.R1Penalty()(critic, x[None]) for x in real]).mean()
+    torch.testing.assert_close(whole, alone)
+    whole.backward()
+
+
+def test_wrong_use_is_explained():
+    with pytest.raises(RuntimeError, match="wrap the network"):
+        VirtualBatchNorm(3)(torch.randn(2, 3))
+    with pytest.raises(ValueError, match=r"takes \(N, 3, \.\.\.\), got \(2, 4\)"):
+        WithReference(nn.Sequential(VirtualBatchNorm(3)), torch.randn(2, 4))(torch.randn(2, 4))
+    with pytest.raises(ValueError, match="no VirtualBatchNorm layer"):
+        WithReference(nn.Linear(2, 2), torch.randn(2, 2))
+    with pytest.raises(ValueError, match="reference is empty"):
+        WithReference(VirtualBatchNorm(2), torch.randn(0, 2))
+    # A failed forward leaves no statistics behind.
+    critic = WithReference(nn.Sequential(VirtualBatchNorm(3)), torch.randn(4, 3))
+    with pytest.raises(ValueError, match="takes"):
+        critic(torch.randn(2, 5))
+    assert critic(torch.randn(2, 3)).shape == (2, 3)
+
+
+# --- feature matching --------------------------------------------------------------------------------
+
+
+def test_feature_matching_is_zero_on_a_permutation_and_prefers_the_right_spread_to_collapse():
+    loss = gan_blocks.FeatureMatchingLoss()
+    real = torch.randn(512, 32, dtype=F64)
+    assert loss(real, real[torch.randperm(512)]) < 1e-24
+    spread = torch.randn(512, 32, dtype=F64)
+    squares = lambda x: torch.cat([x, x**2], dim=1)  # noqa: E731
+    collapsed = torch.zeros(512, 32, dtype=F64)
+    assert loss(squares(real), squares(spread)) < loss(squares(real), squares(collapsed))
+    # The elementwise distance between arbitrary pairs prefers the collapse.
+    pairs = lambda a, b: (a - b).abs().mean()  # noqa: E731
+    assert pairs(real, collapsed) < pairs(real, spread)
+
+
+def test_real_side_gets_no_gradient_and_batches_may_differ():
+    real = torch.randn(4, 3, requires_grad=True)
+    fake = torch.randn(7, 3, requires_grad=True)
+    gan_blocks.FeatureMatchingLoss()(real, fake).backward()
+    assert real.grad is None
+    assert fake.grad is not None
+
+
+def test_wrong_features_are_refused():
+    loss = gan_blocks.FeatureMatchingLoss()
+    with pytest.raises(ValueError, match="differ in more than the batch size"):
+        loss(torch.randn(4, 3), torch.randn(4, 2))
+    with pytest.raises(ValueError, match="batch of features"):
+        loss(torch.randn(4), torch.randn(4))
+    with pytest.raises(TypeError, match="floating point"):
+        loss(torch.ones(4, 2).long(), torch.ones(4, 2))
+
+
+def test_extractor_returns_layers_by_name_and_stops_after_the_last():
+    ran = []
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4), nn.ReLU())
+    network[3].register_forward_hook(lambda module, args, out: ran.append(1))
+    x = torch.randn(5, 2)
+    features = FeatureExtractor(network, ["2", "0"])(x)
+    assert list(features) == ["2", "0"]
+    torch.testing.assert_close(features["2"], network[:3](x))
+    torch.testing.assert_close(features["0"], network[0](x))
+    assert ran == []
+    assert not network[2]._forward_hooks, "no hook is left behind"
+    features["2"].sum().backward()
+    assert network[0].weight.grad is not None
+
+
+def test_extractor_refuses_unknown_names():
+    with pytest.raises(ValueError, match=r"got \['3'\]; there are 0, 1"):
+        FeatureExtractor(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), ["3"])
+    with pytest.raises(ValueError, match="should be a list of layer names"):
+        FeatureExtractor(nn.Sequential(nn.Linear(2, 2)), "0")
