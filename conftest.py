@@ -18,4 +18,3 @@ pytest_collect_file = (docstrings + pages).pytest()
 # The first example pays for torch's start; timing is the benchmarks' business.
 settings.register_profile("gan_blocks", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("gan_blocks")
-
