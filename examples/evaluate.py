@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import data
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import data
 
 IMAGES, POINTS = 2_000, 2_500
 """How many samples are drawn of images and of points."""

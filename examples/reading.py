@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import torch
-from data import UsageError
 from pydantic import AfterValidator, BaseModel, ValidationError
 from torch import nn
 
 import gan_blocks
+from data import UsageError
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -14,23 +14,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import checkpoint
-import data
-import plots
-import reading
 import torch
-from data import DataConfig, UsageError
-from evaluate import evaluate_run, evaluation_mode
 from pydantic import BaseModel, ConfigDict, field_validator
-from reading import OptimizerSpec, make_optimizer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+import checkpoint
+import data
 import gan_blocks
+import plots
+import reading
+from data import DataConfig, UsageError
+from evaluate import evaluate_run, evaluation_mode
 from gan_blocks import AuxiliarySpec, ConstraintSpec, LossSpec, NetworkSpec, PenaltySpec
 from gan_blocks.types import Logits, NonNegativeInt, PositiveInt, Probability
+from reading import OptimizerSpec, make_optimizer
 
 
 class Auxiliary(BaseModel, extra="forbid", strict=True):
