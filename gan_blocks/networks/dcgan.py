@@ -54,10 +54,10 @@ def _initialise(network: nn.Module) -> None:
 class DCGANGenerator(nn.Module):
     r"""The generator of DCGAN: transposed convolutions from a latent vector to an image.
 
-    The first layer makes a map of 4 to 7 pixels; each further one doubles it. The number of channels
-    halves at each step down to `width`; at 64 pixels it goes 512, 256, 128, 64. Each layer but the last is
-    normalised and rectified; the last ends in tanh, so images lie in [-1, 1]. No layer but the
-    normalisation has an offset.
+    The first layer makes a map of 4 to 7 pixels; each further one doubles it. The number of
+    channels halves at each step down to `width`; at 64 pixels it goes 512, 256, 128, 64. Each layer
+    but the last is normalised and rectified; the last ends in tanh, so images lie in [-1, 1]. No
+    layer but the normalisation has an offset.
 
     Args:
         latent_dim: Length of a latent vector $z \sim N(0, I)$.
