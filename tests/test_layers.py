@@ -51,9 +51,8 @@ def test_layer_is_alive_at_initialisation(features, kernel_dim):
 
 def test_unnormalised_weights_would_be_dead():
     x, weight = torch.randn(64, 256), torch.randn(256, 5)
-    assert (
-        torch.cdist(x @ weight, x @ weight, p=1).add(1e9 * torch.eye(64)).neg().exp().max() < 1e-6
-    )
+    distance = torch.cdist(x @ weight, x @ weight, p=1) + 1e9 * torch.eye(64)
+    assert (-distance).exp().mean() < 1e-5
 
 
 def test_scale_of_the_directions_does_not_matter():
@@ -112,10 +111,11 @@ def test_sample_is_independent_of_its_batch_mates():
 
 def test_statistics_follow_the_weights_with_gradient_through_the_reference():
     critic, x = WithReference(network(), data(7)), data(1)
+    weight = next(critic.parameters())
     before = critic(x)
-    (exact,) = torch.autograd.grad(before.sum(), critic.network[0].weight)
+    (exact,) = torch.autograd.grad(before.sum(), weight)
     step = 1e-6 * torch.randn_like(exact)
-    critic.network[0].weight.data += step
+    weight.data += step
     predicted = (exact * step).sum()
     torch.testing.assert_close((critic(x) - before).sum(), predicted, rtol=1e-4, atol=1e-12)
 
@@ -155,17 +155,15 @@ def test_no_other_layer_sees_the_reference_as_batch_mates():
     mates, batch_norm = Mates(), nn.BatchNorm1d(8)
     discrimination = MinibatchDiscrimination(8, 2)
     tail = nn.Sequential(mates, batch_norm, discrimination)
-    critic = WithReference(
-        nn.Sequential(nn.Linear(3, 8), VirtualBatchNorm(8), tail), torch.randn(64, 3)
-    )
+    head = nn.Sequential(nn.Linear(3, 8), VirtualBatchNorm(8))
+    critic = WithReference(nn.Sequential(head, tail), torch.randn(64, 3))
     x = torch.randn(5, 3)
-    running = batch_norm.running_mean.clone() if batch_norm.running_mean is not None else None
     result = critic(x)
     assert mates.sizes == [64, 5]
     assert (result[:, 8:] <= 4).all(), "at most 4 other samples"
     # One update of the running mean, from the input alone.
-    normalised = WithReference(nn.Sequential(*list(critic.network)[:2]), critic.reference[0])(x)
-    torch.testing.assert_close(batch_norm.running_mean, 0.9 * running + 0.1 * normalised.mean(0))
+    normalised = WithReference(head, critic.reference[0])(x)
+    torch.testing.assert_close(batch_norm.running_mean, 0.1 * normalised.mean(0))
 
 
 def test_frozen_statistics_stay_and_carry_no_gradient_to_the_reference():
@@ -173,8 +171,9 @@ def test_frozen_statistics_stay_and_carry_no_gradient_to_the_reference():
     expected = critic(x)
     critic.freeze()
     torch.testing.assert_close(critic(x), expected)
-    seen = critic.network[0].register_forward_hook(lambda module, args, out: sizes.append(len(out)))
     sizes: list[int] = []
+    first = next(m for m in critic.modules() if isinstance(m, nn.Conv1d))
+    seen = first.register_forward_hook(lambda module, args, out: sizes.append(len(out)))
     critic(x)
     seen.remove()
     assert sizes == [3], "the reference is not run again"

@@ -66,10 +66,7 @@ class FeatureMatchingLoss(nn.Module):
             )
         real_mean = at_least_float32(real_features).detach().mean(0)
         difference = real_mean - at_least_float32(fake_features).mean(0)
-        match self.distance:
-            case "l2":
-                return difference.square().sum()
-            case "mean_squared":
-                return difference.square().mean()
-            case "mean_absolute":
-                return difference.abs().mean()
+        if self.distance == "mean_absolute":
+            return difference.abs().mean()
+        squares = difference.square()
+        return squares.sum() if self.distance == "l2" else squares.mean()
