@@ -12,6 +12,9 @@ from torch import Tensor
 SIDE, COUNT = 10, 1000
 """Images of a grid in each direction, and samples to draw, all of which a plane has room for."""
 
+READABLE = 32
+"""Images of fewer pixels are enlarged and smoothed: nobody reads a digit of 8 x 8 squares."""
+
 
 def samples(x: Tensor, path: Path) -> None:
     """Draw points in the plane, or images in [-1, 1] as a grid."""
@@ -21,15 +24,15 @@ def samples(x: Tensor, path: Path) -> None:
         figure.subplots().scatter(x[:, 0], x[:, 1], s=4, alpha=0.5)
         figure.savefig(path)
         return
-    images = F.pad((x[: SIDE * SIDE].clamp(-1, 1) + 1) / 2, (1, 1, 1, 1), value=1)
+    images = (x[: SIDE * SIDE].clamp(-1, 1) + 1) / 2
+    if images.shape[2] < READABLE:
+        size = 2 * READABLE
+        images = F.interpolate(images, size=(size, size), mode="bicubic").clamp(0, 1)
+    images = F.pad(images, (1, 1, 1, 1), value=1)
     _, channels, height, width = images.shape
     grid = images.unflatten(0, (SIDE, -1)).permute(0, 3, 1, 4, 2)
-    grid = grid.reshape(SIDE * height, SIDE * width, channels)
-    # Tiny images are enlarged without smoothing, so that a person can read them.
-    zoom = max(1, 60 // height)
-    grid = grid.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
-    grid = grid.squeeze(2).numpy()
-    imsave(path, grid, cmap=colormaps["gray"], vmin=0, vmax=1)
+    grid = grid.reshape(SIDE * height, SIDE * width, channels).squeeze(2)
+    imsave(path, grid.numpy(), cmap=colormaps["gray"], vmin=0, vmax=1)
 
 
 def curves(log: list[dict[str, Any]], path: Path) -> None:

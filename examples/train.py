@@ -289,6 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         device = reading.choose_device(options.device)
         trainer = run(config, options.config.parent, out, device, options.resume)
         print(json.dumps(evaluate_run(trainer, out), indent=2))
+        print(f"The samples are in {out / 'samples'}, the loss curves in {out / 'curves.png'}.")
 
     return reading.exit_status("train.py", train)
 

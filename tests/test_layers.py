@@ -49,6 +49,16 @@ def test_layer_is_alive_at_initialisation(features, kernel_dim):
     assert layer.theta.grad.abs().max() > 1e-7
 
 
+def test_offset_starts_at_minus_one():
+    x = torch.randn(3, 6)
+    layer = MinibatchDiscrimination(6, 4, bias=True)
+    assert layer.bias is not None
+    assert (layer.bias == -1).all()
+    without = torch.cat([x, layer(x)[:, 6:] + 1], dim=1)
+    layer.bias.data.zero_()
+    torch.testing.assert_close(layer(x), without)
+
+
 def test_unnormalised_weights_would_be_dead():
     x, weight = torch.randn(64, 256), torch.randn(256, 5)
     distance = torch.cdist(x @ weight, x @ weight, p=1) + 1e9 * torch.eye(64)
