@@ -228,6 +228,8 @@ def test_class_keeps_its_type_signature_and_documentation():
 
 def test_every_block_states_a_first_sentence_a_shape_or_example_and_a_source():
     for entry in gan_blocks.registry.list():
+        if entry.plugin != "builtin":
+            continue  # another test's
         text = entry.cls.__doc__ or ""
         assert entry.summary.endswith("."), entry.name
         assert "$" not in entry.summary, f"{entry.name}: the summary is shown in a terminal"
