@@ -118,10 +118,22 @@ def f_divergence(
     return torch.where(there, q * f(u), beyond).sum(-1)
 
 
+def check_samples(*samples: Tensor) -> None:
+    """Refuse what no gradient can be taken at, before anything is computed."""
+    for x in samples:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"the penalty needs a tensor of samples, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise TypeError(f"the penalty needs floating-point samples, got {x.dtype}")
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
+        )
+
+
 def input_gradient(critic: Critic, points: Tensor) -> Tensor:
     """The critic's gradient at each point, `(N, d)`, to be differentiated by the weights."""
-    if not points.is_floating_point():
-        raise TypeError(f"the penalty needs floating-point samples, got {points.dtype}")
+    check_samples(points)
     _warn_of_batch_norm(critic)
     points = points.detach().requires_grad_()
     with torch.enable_grad():

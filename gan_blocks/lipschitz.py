@@ -113,6 +113,8 @@ def _composition(module: nn.Sequential, input_shape: tuple[int, ...]) -> float:
 def _largest_singular_value(module: nn.Linear, input_shape: tuple[int, ...]) -> float:
     if not input_shape or input_shape[-1] != module.in_features:
         raise ValueError(f"{module} takes {module.in_features} features, got shape {input_shape}")
+    if module.weight.is_complex():
+        raise TypeError(f"no Lipschitz bound is known for complex weights, as in {module}")
     weight = module.weight.detach().cpu().double()
     if not bool(weight.isfinite().all()):
         raise ValueError(f"{module} has weights that are not finite")
@@ -121,10 +123,15 @@ def _largest_singular_value(module: nn.Linear, input_shape: tuple[int, ...]) -> 
     return float(torch.linalg.matrix_norm(weight, ord=2)) * rounding
 
 
-@lipschitz_rule(
-    nn.Identity, nn.Flatten, nn.Unflatten, nn.ReLU, nn.Tanh, nn.Softplus, nn.LogSigmoid, nn.Hardtanh
-)
+@lipschitz_rule(nn.Identity, nn.Flatten, nn.Unflatten, nn.ReLU, nn.Tanh, nn.LogSigmoid, nn.Hardtanh)
 def _at_most_one(module: nn.Module, input_shape: tuple[int, ...]) -> float:
+    return 1.0
+
+
+@lipschitz_rule(nn.Softplus)
+def _softplus(module: nn.Softplus, input_shape: tuple[int, ...]) -> float:
+    if module.threshold < 20:
+        raise TypeError(f"{module} jumps at its threshold; give it the default of 20 or more")
     return 1.0
 
 

@@ -60,6 +60,10 @@ class Blueprint:
     """
 
     def __init__(self, cls: type, capabilities: Capabilities) -> None:
+        if not cls.__dictoffset__:
+            raise TypeError(
+                f"{cls.__name__} has __slots__ and no place for the record of arguments"
+            )
         self.cls = cls
         self.capabilities = capabilities
         # A constructor inherited from a block is that block's own, without its checks.
@@ -74,6 +78,8 @@ class Blueprint:
         for name, parameter in self.parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise TypeError(f"{cls.__name__}: {parameter} has no place in a spec; name each")
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                raise TypeError(f"{cls.__name__}: a spec passes {name!r} by name; drop the slash")
             if name == "block" or name not in hints:
                 reason = "is the key of the block's name" if name == "block" else "has no type"
                 raise TypeError(f"{cls.__name__}: the argument {name!r} {reason}")

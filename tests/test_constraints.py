@@ -194,6 +194,8 @@ class Doubling(nn.ReLU):
         (Doubling(), (3,), "no Lipschitz bound is known for Doubling"),
         (nn.Dropout(0.5), (3,), "dropout in training mode"),
         (nn.GELU("tanh"), (3,), "tanh approximation"),
+        (nn.Softplus(threshold=1), (3,), "jumps at its threshold"),
+        (nn.Linear(3, 3, dtype=torch.complex64), (3,), "complex weights"),
     ],
 )
 def test_what_has_no_rule_is_refused(module, shape, text):

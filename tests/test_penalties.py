@@ -197,6 +197,10 @@ def test_wrong_use_is_explained(penalty):
         penalty(lambda x: torch.zeros(len(x)), good, good)
     with pytest.raises(TypeError, match="floating-point samples"):
         penalty(critic, good.long(), good.long())
+    with pytest.raises(TypeError, match="a tensor of samples, got NoneType"):
+        penalty(critic, None, None)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"use torch\.no_grad"):
+        penalty(critic, good, good)
     with pytest.raises(TypeError, match="should return a tensor of logits"):
         penalty(lambda x: [critic(x)], good, good)
     with pytest.raises(ValueError, match="none of it empty"):

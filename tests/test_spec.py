@@ -149,6 +149,18 @@ def test_constructor_that_no_config_file_can_call_is_refused_when_defined():
         class _Untyped:
             def __init__(self, x) -> None: ...
 
+    with pytest.raises(TypeError, match="a spec passes 'a' by name"):
+
+        @block
+        class _PositionalOnly:
+            def __init__(self, a: int, /) -> None: ...
+
+    with pytest.raises(TypeError, match="no place for the record"):
+
+        @block
+        class _Slots:
+            __slots__ = ("a",)
+
     with pytest.raises(TypeError, match="the key of the block's name"):
 
         @block

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import input_gradient
+from gan_blocks._math import check_samples, input_gradient
 from gan_blocks.spec import block
 from gan_blocks.types import Critic, NonNegativeFloat
 
@@ -82,6 +82,7 @@ class GradientPenalty(nn.Module):
             fake: As many generated samples.
             generator: Draws the points; torch's global one if left out.
         """
+        check_samples(real, fake)
         if real.shape != fake.shape:
             raise ValueError(
                 f"a point is drawn between each real and each fake sample: real {tuple(real.shape)} "
