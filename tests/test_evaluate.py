@@ -91,7 +91,7 @@ def test_frechet_distance_of_a_stretch_is_the_squared_difference_of_deviations(e
 
 
 def test_frechet_distance_equals_the_matrix_square_root_of_scipy(examples):
-    linalg = pytest.importorskip("scipy.linalg")
+    from scipy import linalg
     x = torch.randn(300, 5, generator=generator(), dtype=torch.float64) * torch.arange(1.0, 6)
     y = x @ torch.randn(5, 5, generator=generator(1), dtype=torch.float64) + 1
     a, b = np.cov(x.numpy().T), np.cov(y.numpy().T)

@@ -583,7 +583,6 @@ def test_digits_are_1797_images_in_minus_one_to_one(examples):
 
 
 def test_image_folder_trains_on_images_of_any_size(write, train, tmp_path):
-    pytest.importorskip("torchvision")
     random = np.random.default_rng(0)
     for name, size in (("a/1.png", (9, 12)), ("a/2.png", (8, 8)), ("b/3.png", (20, 10)),
                        ("b/4.png", (8, 30))):  # fmt: skip
@@ -600,7 +599,6 @@ def test_image_folder_trains_on_images_of_any_size(write, train, tmp_path):
 
 
 def test_mnist_is_read_from_its_files_and_scaled(examples, write, train, tmp_path, monkeypatch):
-    pytest.importorskip("torchvision")
     monkeypatch.setattr(examples.train, "evaluate_run", lambda trainer, out: {})
     raw = tmp_path / "files" / "MNIST" / "raw"
     pixels = np.zeros((6, 28, 28))
@@ -622,7 +620,6 @@ def test_mnist_is_read_from_its_files_and_scaled(examples, write, train, tmp_pat
 
 @pytest.mark.skipif("GAN_BLOCKS_MNIST" not in os.environ, reason="GAN_BLOCKS_MNIST is not set")
 def test_mnist_of_the_user_trains_and_is_evaluated(write, train, tmp_path):
-    pytest.importorskip("torchvision")
     data = f'name = "MNIST"\nroot = "{os.environ["GAN_BLOCKS_MNIST"]}"'
     assert train(image_config(write, data, side=28)) == (0, "")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -630,7 +627,6 @@ def test_mnist_of_the_user_trains_and_is_evaluated(write, train, tmp_path):
 
 
 def test_missing_image_folder_is_refused(write, train, tmp_path):
-    pytest.importorskip("torchvision")
     data = 'name = "ImageFolder"\nroot = "nowhere"\nimage_size = 8'
     status, message = train(image_config(write, data, channels=3))
     assert status == 2
@@ -639,7 +635,7 @@ def test_missing_image_folder_is_refused(write, train, tmp_path):
 
 
 def test_data_that_cannot_be_downloaded_is_refused(write, train, monkeypatch, tmp_path):
-    datasets = pytest.importorskip("torchvision.datasets")
+    from torchvision import datasets
 
     def offline(self):
         raise OSError("network is unreachable")
