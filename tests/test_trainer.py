@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision import datasets
 
 CONFIG = """
 steps = 12
@@ -635,7 +636,6 @@ def test_missing_image_folder_is_refused(write, train, tmp_path):
 
 
 def test_data_that_cannot_be_downloaded_is_refused(write, train, monkeypatch, tmp_path):
-    from torchvision import datasets
 
     def offline(self):
         raise OSError("network is unreachable")
