@@ -165,7 +165,9 @@ def test_no_other_layer_sees_the_reference_as_batch_mates():
     mates, batch_norm = Mates(), nn.BatchNorm1d(8)
     discrimination = MinibatchDiscrimination(8, 2)
     tail = nn.Sequential(mates, batch_norm, discrimination)
-    head = nn.Sequential(nn.Linear(3, 8), VirtualBatchNorm(8))
+    norm = VirtualBatchNorm(8)
+    nn.init.constant_(norm.bias, 3.0)  # or the reference's mean would be 0 and change nothing
+    head = nn.Sequential(nn.Linear(3, 8), norm)
     critic = WithReference(nn.Sequential(head, tail), torch.randn(64, 3))
     x = torch.randn(5, 3)
     result = critic(x)

@@ -423,3 +423,10 @@ def test_calling_the_module_names_the_two_methods(loss):
 @pytest.mark.parametrize("loss", ALL, ids=ids)
 def test_batch_of_one(loss):
     assert loss.discriminator(torch.zeros(1), torch.zeros(1)).isfinite()
+
+
+@pytest.mark.parametrize("logit", [19.0, 21.0, 30.0])
+def test_float64_keeps_its_digits_where_the_default_softplus_is_cut_off(logit):
+    value = MinimaxLoss().generator(torch.tensor([logit], dtype=F64))
+    excess = float(-value) - logit
+    assert excess == pytest.approx(math.log1p(math.exp(-logit)), rel=0.05)
