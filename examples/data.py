@@ -6,7 +6,7 @@ come from torchvision, which is imported only when one of them is asked for. All
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -85,12 +85,13 @@ def load(config: DataConfig, folder: Path, seed: int) -> Dataset[Any]:
     if config.name in BUNDLED:
         points = mixture(config.name, POINTS, torch.Generator().manual_seed(seed))
         return TensorDataset(points)
-    return _from_torchvision(config, folder / (config.root or ""))
+    return _from_torchvision(config, folder / Path(config.root or "").expanduser())
 
 
 def _from_torchvision(config: DataConfig, root: Path) -> Dataset[Any]:
     try:
-        from torchvision import datasets, transforms
+        from torchvision import datasets
+        from torchvision.transforms import v2 as transforms
     except ImportError as error:
         raise UsageError(
             f"data.name: {config.name} needs torchvision ({error}); "
@@ -98,7 +99,8 @@ def _from_torchvision(config: DataConfig, root: Path) -> Dataset[Any]:
         ) from error
     size = config.image_size
     resize = [transforms.Resize(size), transforms.CenterCrop(size)] if size else []
-    transform = transforms.Compose([*resize, transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])
+    scale = [transforms.ToDtype(torch.float32, scale=True), transforms.Normalize([0.5], [0.5])]
+    transform = transforms.Compose([transforms.ToImage(), *resize, *scale])
     if config.name == "ImageFolder":
         try:
             return datasets.ImageFolder(root, transform)
@@ -108,13 +110,28 @@ def _from_torchvision(config: DataConfig, root: Path) -> Dataset[Any]:
             ) from error
     cls = getattr(datasets, config.name)
     try:
-        return cls(root, train=True, transform=transform, download=True)
+        dataset = cls(root, train=True, download=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"data.root: {root} has no readable {config.name}, and it cannot be downloaded "
             f"({error}); connect to the network, or put the files of torchvision's "
             f"{config.name} there"
         ) from error
+    pixels = torch.as_tensor(dataset.data)
+    pixels = pixels[:, None] if pixels.dim() == 3 else pixels.movedim(3, 1)
+    return _Images(pixels, torch.as_tensor(dataset.targets), transform)
+
+
+class _Images(TensorDataset):
+    """Images in memory as bytes, transformed when they are asked for, a whole batch at once."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor, transform: Callable[[Tensor], Tensor]):
+        super().__init__(pixels, labels)
+        self.transform = transform
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
+        pixels, labels = super().__getitem__(index)
+        return self.transform(pixels), labels
 
 
 class _Order(Sampler[list[int]]):

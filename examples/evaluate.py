@@ -142,9 +142,7 @@ def evaluate(name: str, dataset: Any, sampler: Sampler) -> dict[str, Any]:
     if name not in ("digits", "MNIST"):
         return {}
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:10_000]
-    items = [dataset[i] for i in chosen.tolist()]
-    images = torch.stack([image for image, _ in items])
-    labels = torch.tensor([int(label) for _, label in items])
+    images, labels = dataset[chosen]
     classifier, accuracy = train_classifier(images, labels)
     return {"classifier_accuracy": accuracy} | class_metrics(classifier, images, sampler(IMAGES))
 
@@ -168,8 +166,7 @@ def evaluate_run(trainer: Any, out: Path) -> dict[str, Any]:
     Nothing is written for data sets that have no evaluation here.
     """
     config = trainer.config
-    dataset = data.load(config.data, trainer.folder, config.seed)
-    metrics = evaluate(config.data.name, dataset, lambda n: trainer.sample(n, seed=1).cpu())
+    metrics = evaluate(config.data.name, trainer.dataset, lambda n: trainer.sample(n, seed=1).cpu())
     if metrics:
         metrics = {"step": trainer.step} | metrics
         (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

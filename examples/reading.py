@@ -5,6 +5,7 @@ Nothing here is about GANs. Each error says where it is and what to do.
 
 import difflib
 import importlib.util
+import json
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
@@ -86,14 +87,67 @@ def register_plugins(paths: Any, folder: Path) -> None:
             ) from error
 
 
-def read_config(model: type[Model], file: Path, changes: dict[str, Any]) -> Model:
-    """The config in a TOML file, checked."""
+def merged(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The table with some values changed.
+
+    Tables inside it are merged likewise, but one that names another block, optimiser or data set
+    takes the place of the old one whole.
+    """
+    result = dict(table)
+    for key, value in changes.items():
+        old = table.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            names = {value[k] == old.get(k) for k in ("block", "name") if k in value}
+            value = value if False in names else merged(old, value)
+        result[key] = value
+    return result
+
+
+def _read_table(file: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The table of a TOML file, laid over that of the file that it extends."""
+    if file.resolve() in extended:
+        raise UsageError(f"{file} extends itself; remove one of the `extends`")
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8")) | changes
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
         raise UsageError(f"{file} is not valid TOML: {error}") from error
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    if not isinstance(base, str):
+        raise UsageError(f"{file}: extends should be the path of a config file, got {base!r}")
+    return merged(_read_table(file.parent / base, (*extended, file.resolve())), table)
+
+
+def _changes(settings: Sequence[str]) -> dict[str, Any]:
+    """The table that `KEY=VALUE` settings make; a value that is no TOML is a string."""
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting} has no value; write --set KEY=VALUE")
+        try:
+            table = tomllib.loads(f"{key} = {value}")
+        except ValueError:
+            try:
+                table = tomllib.loads(f"{key} = {json.dumps(value)}")
+            except ValueError as error:
+                raise UsageError(f"--set {setting} cannot be read: {error}") from error
+        changes = merged(changes, table)
+    return changes
+
+
+def read_config(model: type[Model], file: Path, settings: Sequence[str] = ()) -> Model:
+    """The config in a TOML file, checked.
+
+    Args:
+        model: What it may hold.
+        file: The file; it may extend another one.
+        settings: Changes such as `"generator.width=32"`.
+    """
+    table = merged(_read_table(file), _changes(settings))
     # Specs are checked against the blocks that there are, so plugins come first.
     register_plugins(table.get("plugins"), file.parent)
     return validate(model, table, str(file))

@@ -3,7 +3,7 @@
     python examples/train.py examples/configs/digits.toml
     python examples/train.py examples/configs/digits.toml --resume
 
-Read `Config` for what a file may hold, `Trainer` for how a GAN is trained, and `run` for what is
+Read `config.py` for what a file may hold, `Trainer` for how a GAN is trained, and `run` for what is
 written around it. A run lies in one folder: `checkpoint.pt`, `log.jsonl`, `tensorboard/`,
 `samples/`, `curves.png` and `metrics.json`.
 """
@@ -11,11 +11,11 @@ written around it. A run lies in one folder: `checkpoint.pt`, `log.jsonl`, `tens
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
@@ -26,58 +26,15 @@ import data
 import gan_blocks
 import plots
 import reading
-from data import DataConfig, UsageError
+from config import Config
+from data import UsageError
 from evaluate import evaluate_run, evaluation_mode
-from gan_blocks import AuxiliarySpec, ConstraintSpec, LossSpec, NetworkSpec, PenaltySpec
-from gan_blocks.types import Logits, NonNegativeInt, PositiveInt, Probability
-from reading import OptimizerSpec, make_optimizer
+from gan_blocks import FeatureExtractor, VirtualBatchNorm, WithReference
+from gan_blocks.types import Logits
+from reading import make_optimizer
 
-
-class Auxiliary(BaseModel, extra="forbid", strict=True):
-    """A term `term(real_logits, fake_logits)` of the generator's loss, and its weight."""
-
-    term: AuxiliarySpec
-    weight: float = 1.0
-
-
-class Config(BaseModel):
-    """What a config file may hold. A block is a table such as `{block = "HingeLoss"}`.
-
-    Args:
-        plugins: Python files with blocks of one's own, relative to the config file. The classes of
-            `my_blocks.py` are then named `my_blocks/Class`.
-        critic_steps: Steps of the discriminator for each one of the generator.
-        ema: Decay of the average of the generator's weights that samples are drawn with.
-        log_every: Steps between two lines of the log; likewise for samples and checkpoints.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    data: DataConfig
-    generator: NetworkSpec
-    discriminator: NetworkSpec
-    loss: LossSpec
-    generator_optimizer: OptimizerSpec
-    discriminator_optimizer: OptimizerSpec
-    penalties: list[PenaltySpec] = []
-    constraint: ConstraintSpec | None = None
-    auxiliary: list[Auxiliary] = []
-    plugins: list[str] = []
-    steps: PositiveInt
-    batch_size: PositiveInt = 128
-    critic_steps: PositiveInt = 1
-    ema: Probability = 0.0
-    seed: NonNegativeInt = 0
-    log_every: PositiveInt = 50
-    sample_every: PositiveInt = 1000
-    checkpoint_every: PositiveInt = 1000
-
-    @field_validator("generator")
-    @classmethod
-    def _takes_latent_vectors(cls, spec: dict[str, Any]) -> dict[str, Any]:
-        if "latent_dim" not in spec:
-            raise ValueError("needs an argument latent_dim, the length of its latent vectors")
-        return spec
+Values = dict[str, float]
+"""What a step has to tell, by name."""
 
 
 def realness(logits: Logits) -> float:
@@ -91,10 +48,17 @@ class Trainer:
 
     def __init__(self, config: Config, folder: Path, device: torch.device) -> None:
         self.config, self.folder, self.device, self.step = config, folder, device, 0
+        self.dataset = data.load(config.data, folder, config.seed)
         self.random = checkpoint.RandomNumbers(config.seed, device)
         build = gan_blocks.build
-        self.generator: nn.Module = build(config.generator, device=device)
-        self.critic: nn.Module = build(config.discriminator, device=device)
+        # Convolutions are faster with the channels last; other weights do not change.
+        self.generator, self.critic = (
+            self.with_reference(network.to(memory_format=torch.channels_last), inputs)
+            for network, inputs in (
+                (build(config.generator, device=device), self.latents),
+                (build(config.discriminator, device=device), self.first_samples),
+            )
+        )
         self.loss = build(config.loss, device=device)
         self.penalties = [build(spec, device=device) for spec in config.penalties]
         self.auxiliary = [build(item.term, device=device) for item in config.auxiliary]
@@ -105,6 +69,33 @@ class Trainer:
         self.d_optimizer = make_optimizer(config.discriminator_optimizer, self.critic.parameters())
         # What the network itself has frozen stays frozen.
         self.critic_weights = [p for p in self.critic.parameters() if p.requires_grad]
+        # In one forward the critic's logits, under the empty name, and the features of the terms.
+        inside = "network." if isinstance(self.critic, WithReference) else ""
+        self.layers = [[name and inside + name for name in x.layers] for x in config.auxiliary]
+        try:
+            names = {name: None for layers in [[""], *self.layers] for name in layers}
+            self.features = FeatureExtractor(self.critic, list(names))
+        except ValueError as error:
+            raise UsageError(f"auxiliary.layers: {error}") from error
+        self.compares = bool(self.auxiliary) or self._loss_needs_real_logits()
+
+    def _loss_needs_real_logits(self) -> bool:
+        """Whether the generator's side of the loss refuses to go without them."""
+        try:
+            self.loss.generator(torch.zeros(2, device=self.device))
+        except (TypeError, ValueError):
+            return True
+        return False
+
+    def with_reference(self, network: nn.Module, inputs: Callable[[int], Tensor]) -> nn.Module:
+        """The network, with a reference batch if its virtual batch norm needs one."""
+        if any(isinstance(module, VirtualBatchNorm) for module in network.modules()):
+            return WithReference(network, inputs(self.config.batch_size))
+        return network
+
+    def first_samples(self, n: int) -> Tensor:
+        """The first batch of the data."""
+        return next(data.batches(self.dataset, n, self.config.seed)).to(self.device)
 
     def latents(self, n: int, seed: int | None = None) -> Tensor:
         """Latent vectors: the next ones, or those of a seed, which leave the others as they are."""
@@ -124,12 +115,13 @@ class Trainer:
         """D(G(z)) as the networks are now."""
         return realness(self.critic(self.generator(z)))
 
-    def check(self, real: Tensor) -> None:
+    def check(self) -> None:
         """Refuse networks that do not fit together or do not fit the data."""
+        real = self.first_samples(2)
         try:
             fake = self.sample(2, seed=0)
             with evaluation_mode(self.critic):
-                self.critic(real[:2])
+                self.critic(real)
                 self.critic(fake)
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
             raise UsageError(f"generator, discriminator and data do not fit: {error}") from error
@@ -137,52 +129,86 @@ class Trainer:
             shapes = f"{tuple(fake.shape[1:])} and the data is {tuple(real.shape[1:])}"
             raise UsageError(f"generator: it makes samples of shape {shapes}; make them one shape")
 
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The sum of the terms, each of which has to be finite."""
-        for name, term in terms.items():
-            if not torch.isfinite(term):
+    def autocast(self) -> torch.autocast:
+        """The precision of the networks."""
+        mixed = self.config.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
+
+    def descend(self, optimizer: torch.optim.Optimizer, terms: dict[str, Tensor]) -> Values:
+        """One step down the sum of the terms, all of which have to be finite."""
+        total = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+        for name, value in {**terms, "the gradient's norm": norm}.items():
+            if not torch.isfinite(value):
                 raise FloatingPointError(
-                    f"step {self.step + 1}: {name} is {term.item()}; the last checkpoint is kept. "
+                    f"step {self.step + 1}: {name} is {value.item()}; the last checkpoint is kept. "
                     "Try a lower learning rate, a penalty on the discriminator, or another loss"
                 )
-        return torch.stack(list(terms.values())).sum()
+        if self.config.clip_gradient:
+            nn.utils.clip_grads_with_norm_(weights, self.config.clip_gradient, norm)
+        optimizer.step()
+        return {"loss": total.item(), "gradient": norm.item()}
 
-    def critic_step(self, real: Tensor) -> dict[str, float]:
+    def critic_step(self, real: Tensor, z: Tensor) -> tuple[Values, Tensor]:
         """One step of the critic: its loss and all penalties, in one backward pass."""
-        with torch.no_grad():  # the critic's loss is none of the generator's business
-            fake = self.generator(self.latents(len(real)))
-        real_logits, fake_logits = self.critic(real), self.critic(fake)
-        terms = {"the discriminator's loss": self.loss.discriminator(real_logits, fake_logits)}
-        for penalty in self.penalties:
-            terms[f"the penalty {penalty}"] = penalty(
-                self.critic, real, fake, generator=self.random.draws
-            )
-        total = self.total(terms)
-        self.d_optimizer.zero_grad()
-        total.backward()
-        self.d_optimizer.step()
+        with self.autocast():
+            with torch.set_grad_enabled(self.config.reuse_fakes):
+                fake = self.generator(z)
+            # Detached, since the critic's loss is none of the generator's business.
+            real_logits, fake_logits = self.critic(real), self.critic(fake.detach())
+            terms = {"the discriminator's loss": self.loss.discriminator(real_logits, fake_logits)}
+            for penalty in self.penalties:
+                terms[f"the penalty {penalty}"] = penalty(
+                    self.critic, real, fake.detach(), generator=self.random.draws
+                )
+        step = self.descend(self.d_optimizer, terms)
         if self.constraint:
             self.constraint(self.critic)  # after the step, or the step would break it
-        return {"d_loss": total.item(), "d_real": realness(real_logits)}
+        return {f"d_{name}": value for name, value in step.items()} | {
+            "d_real": realness(real_logits)
+        }, fake
 
-    def generator_step(self, real: Tensor, z: Tensor) -> dict[str, float]:
+    def generator_step(self, real: Tensor, fake: Tensor) -> Values:
         """One step of the generator. The gradient goes through the critic, not into it."""
         for weight in self.critic_weights:
             weight.requires_grad_(False)
-        fake_logits = self.critic(self.generator(z))
-        with torch.no_grad():  # what relativistic losses compare with
-            real_logits = self.critic(real)
-        terms = {"the generator's loss": self.loss.generator(fake_logits, real_logits)}
-        for term, item in zip(self.auxiliary, self.config.auxiliary, strict=True):
-            terms[f"the term {term}"] = item.weight * term(real_logits, fake_logits)
-        total = self.total(terms)
-        self.g_optimizer.zero_grad()
-        total.backward()
-        self.g_optimizer.step()
+        with self.autocast():
+            seen, of_real = self.features(fake), dict[str, Tensor]()
+            if self.compares:
+                with torch.no_grad():  # what relativistic losses and auxiliary terms compare with
+                    of_real = self.features(real)
+            loss = self.loss.generator(seen[""], of_real.get(""))
+            terms = {"the generator's loss": self.config.adversarial_weight * loss}
+            for i, item in enumerate(self.config.auxiliary):
+                compared = [self.auxiliary[i](of_real[x], seen[x]) for x in self.layers[i]]
+                terms[f"the term {self.auxiliary[i]}"] = item.weight * torch.stack(compared).sum()
+        step = self.descend(self.g_optimizer, terms)
         self.ema.update_parameters(self.generator)
         for weight in self.critic_weights:
             weight.requires_grad_(True)
-        return {"g_loss": total.item(), "d_fake_before": realness(fake_logits)}
+        return {f"g_{name}": value for name, value in step.items()} | {
+            "d_fake_before": realness(seen[""])
+        }
+
+    def train_step(self, reals: list[Tensor]) -> Values:
+        """One step of the generator after those of the critic, one for each batch."""
+        n = self.config.batch_size
+        for real in reals[:-1]:
+            self.critic_step(real, self.latents(n))
+        z = self.latents(n)
+        values, fake = self.critic_step(reals[-1], z)
+        if not self.config.reuse_fakes:
+            z = self.latents(n)
+            with self.autocast():
+                fake = self.generator(z)
+        values |= self.generator_step(reals[-1], fake)
+        self.step += 1
+        if self.step % self.config.log_every == 0:
+            values["d_fake_after"] = self.judge(z)
+        return values
 
     def parts(self) -> dict[str, Any]:
         """Everything that has a state, by name."""
@@ -233,12 +259,13 @@ def run(config: Config, folder: Path, out: Path, device: torch.device, resume: b
     """Train from the start or from the last checkpoint."""
     if not resume and out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} already holds a run: add --resume, or choose another --out")
-    dataset = data.load(config.data, folder, config.seed)
     trainer = restore(out, device, config, folder) if resume else Trainer(config, folder, device)
     start = trainer.step
-    batches = data.batches(dataset, config.batch_size, config.seed, start * config.critic_steps)
+    batches = data.batches(
+        trainer.dataset, config.batch_size, config.seed, start * config.critic_steps
+    )
     if not resume:
-        trainer.check(next(data.batches(dataset, config.batch_size, config.seed)).to(device))
+        trainer.check()
         (out / "samples").mkdir(parents=True, exist_ok=True)
         checkpoint.save(trainer.state_dict(), out / "checkpoint.pt")
     checkpoint.cut_log(out / "log.jsonl", start)
@@ -249,14 +276,10 @@ def run(config: Config, folder: Path, out: Path, device: torch.device, resume: b
     ):
         while trainer.step < config.steps:
             reals = [next(batches).to(device) for _ in range(config.critic_steps)]
-            values = [trainer.critic_step(real) for real in reals][-1]
-            z = trainer.latents(config.batch_size)
-            values |= trainer.generator_step(reals[-1], z)
-            trainer.step += 1
+            values = trainer.train_step(reals)
             bar.update()
             step, last = trainer.step, trainer.step == config.steps
             if step % config.log_every == 0:
-                values["d_fake_after"] = trainer.judge(z)
                 log.write(json.dumps({"step": step} | values) + "\n")
                 for name, value in values.items():
                     board.add_scalar(name, value, step)
@@ -279,13 +302,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder of the run; runs/NAME if left out")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--device", help="such as cpu or cuda:1; the accelerator if left out")
-    parser.add_argument("--steps", type=int, help="train for so many steps instead of the file's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="change the config, such as --set steps=100 or --set data.root=~/mnist",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     out = options.out or Path("runs") / options.config.stem
 
     def train() -> None:
-        changes = {} if options.steps is None else {"steps": options.steps}
-        config = reading.read_config(Config, options.config, changes)
+        config = reading.read_config(Config, options.config, options.settings)
         device = reading.choose_device(options.device)
         trainer = run(config, options.config.parent, out, device, options.resume)
         print(json.dumps(evaluate_run(trainer, out), indent=2))

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gan_blocks.layers.virtual_batch_norm import WithReference
+
 
 class _AllSeen(Exception):
     """The last layer that was asked for has run."""
@@ -15,7 +17,8 @@ class FeatureExtractor(nn.Module):
 
     Args:
         network: Any module; its own code is not changed.
-        layers: Names as in `network.named_modules()`, for instance `layers.4`.
+        layers: Names as in `network.named_modules()`, for instance `layers.4`. The empty name is the
+            network itself: its output comes from the same forward.
 
     Raises:
         ValueError: If a name is unknown, naming those that exist, or none is given.
@@ -36,7 +39,7 @@ class FeatureExtractor(nn.Module):
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
         super().__init__()
         known = dict(network.named_modules())
-        unknown = [name for name in layers if not name or name not in known]
+        unknown = [name for name in layers if name not in known]
         if isinstance(layers, str) or not layers or unknown:
             names = ", ".join(name for name in known if name)
             raise ValueError(
@@ -51,7 +54,13 @@ class FeatureExtractor(nn.Module):
         modules = dict(self.network.named_modules())
 
         def keep(name: str) -> Any:
+            path = name.split(".")
+            owners = [modules[".".join(path[:i])] for i in range(len(path))]
+            wrappers = [m for m in owners if isinstance(m, WithReference)]
+
             def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
+                if any(wrapper._on_reference for wrapper in wrappers):
+                    return
                 seen[name] = output
                 if len(seen) == len(self.layers):
                     raise _AllSeen

@@ -112,7 +112,7 @@ def trainer(examples, write):
 
     def make(*changes):
         file = write(*changes)
-        config = examples.reading.read_config(examples.train.Config, file, {})
+        config = examples.reading.read_config(examples.config.Config, file)
         dataset = examples.data.load(config.data, file.parent, config.seed)
         batches = examples.data.batches(dataset, config.batch_size, config.seed)
         return examples.train.Trainer(config, file.parent, torch.device("cpu")), batches
@@ -224,7 +224,7 @@ def test_constraint_holds_after_each_critic_step(trainer):
 
 def test_critic_takes_its_number_of_steps_for_one_of_the_generator(examples, write, tmp_path):
     file = write(("steps = 12", "steps = 4\ncritic_steps = 3"))
-    config = examples.reading.read_config(examples.train.Config, file, {})
+    config = examples.reading.read_config(examples.config.Config, file)
     it = examples.train.run(config, tmp_path, tmp_path / "out", torch.device("cpu"), False)
     counts = [
         {int(state["step"]) for state in optimizer.state.values()}
@@ -338,7 +338,7 @@ def test_plugin_s_loss_and_auxiliary_term_train_and_resume(examples, write, trai
             'auxiliary = [{ term = { block = "my_blocks/Gap" }, weight = 0.5 }]\n\n[data]',
         ),
     )
-    assert train(config, "--steps", "7") == (0, "")
+    assert train(config, "--set", "steps=7") == (0, "")
     assert train(config, "--resume") == (0, "")
     state = parts(tmp_path / "out")
     assert state["auxiliary.0"]["calls"] == 12
@@ -370,7 +370,7 @@ def test_auxiliary_term_enters_with_its_weight(trainer, tmp_path):
 def test_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(write, train, tmp_path, stop):
     config = write()
     assert train(config, out="whole")[0] == 0
-    assert train(config, "--steps", stop, out="parts")[0] == 0
+    assert train(config, "--set", f"steps={stop}", out="parts")[0] == 0
     torch.rand(5)  # whatever happens in between
     assert train(config, "--resume", out="parts")[0] == 0
     assert same(parts(tmp_path / "whole"), parts(tmp_path / "parts"))
@@ -399,8 +399,8 @@ def test_killed_run_resumes_to_the_last_bit_without_doubling_or_losing_log_lines
     at = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < at < 3000
     until = str(at + 12)
-    assert train(config, "--resume", "--steps", until, out="killed")[0] == 0
-    assert train(config, "--steps", until, out="whole")[0] == 0
+    assert train(config, "--resume", "--set", f"steps={until}", out="killed")[0] == 0
+    assert train(config, "--set", f"steps={until}", out="whole")[0] == 0
     assert same(parts(tmp_path / "whole"), parts(out))
     assert log.read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
 
@@ -417,7 +417,7 @@ def test_checkpoint_that_cannot_be_written_whole_leaves_the_old_one(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(examples.checkpoint.torch, "save", full)
-    status, message = train(config, "--resume", "--steps", "20")
+    status, message = train(config, "--resume", "--set", "steps=20")
     assert status == 2
     assert "No space left" in message
     assert (tmp_path / "out" / "checkpoint.pt").read_bytes() == before
@@ -661,7 +661,7 @@ sys.exit("torchvision" in sys.modules)
 @pytest.mark.parametrize("name", ["digits", "ring"])
 def test_shipped_config_is_valid_and_its_blocks_fit_its_data(examples, name):
     file = examples.folder / "configs" / f"{name}.toml"
-    config = examples.reading.read_config(examples.train.Config, file, {})
+    config = examples.reading.read_config(examples.config.Config, file)
     trainer = examples.train.Trainer(config, file.parent, torch.device("cpu"))
     dataset = examples.data.load(config.data, file.parent, config.seed)
     trainer.check(next(examples.data.batches(dataset, config.batch_size, config.seed)))

@@ -154,6 +154,7 @@ class WithReference(nn.Module):
         for i, tensor in enumerate(references):
             self.register_buffer(f"reference_{i}", tensor.detach().clone())
         self._frozen: list[list[_Statistics]] | None = None
+        self._on_reference = False  # whether the reference is going through the network now
 
     @property
     def reference(self) -> tuple[Tensor, ...]:
@@ -192,11 +193,13 @@ class WithReference(nn.Module):
         layers = self._layers()
         for layer in layers:
             layer._collected = []
+        self._on_reference = True
         try:
             with _running_statistics_kept(self.network):
                 self.network(*self.reference, **options)
             return [layer._collected or [] for layer in layers]
         finally:
+            self._on_reference = False
             for layer in layers:
                 layer._collected = None
 

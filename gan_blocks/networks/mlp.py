@@ -6,6 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
+from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
 from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt, Shape
@@ -19,7 +21,11 @@ ACTIVATIONS: dict[str, Any] = {
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
 }
-NORMS: dict[str, Any] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+NORMS: dict[str, Any] = {
+    "batch": nn.BatchNorm1d,
+    "virtual": VirtualBatchNorm,
+    "layer": nn.LayerNorm,
+}
 OUTPUTS: dict[str, Any] = {"none": nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
@@ -50,7 +56,7 @@ class MLPGenerator(nn.Module):
         depth: Number of hidden layers.
         activation: After each hidden layer; `leaky_relu` has slope 0.2.
         norm: Normalisation of the hidden layers. With `batch` a sample depends on its batch while
-            the network trains.
+            the network trains; `virtual` needs [`WithReference`][gan_blocks.WithReference].
         output: Activation of the output: `tanh` for data in [-1, 1], `sigmoid` for [0, 1].
         device: Where the weights are made.
         dtype: Their dtype.
@@ -79,7 +85,7 @@ class MLPGenerator(nn.Module):
         width: PositiveInt = 256,
         depth: NonNegativeInt = 3,
         activation: Activation = "relu",
-        norm: Literal["none", "batch", "layer"] = "none",
+        norm: Literal["none", "batch", "virtual", "layer"] = "none",
         output: Literal["none", "tanh", "sigmoid"] = "none",
         *,
         device: torch.device | str | None = None,
@@ -106,20 +112,26 @@ class MLPGenerator(nn.Module):
         return self.layers(z)
 
 
-@block(double_backward=True, compile=True, autocast=True)
+# Minibatch discrimination, where it is chosen, mixes the batch.
+@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
 class MLPDiscriminator(nn.Module):
     r"""A multilayer perceptron from samples to logits.
 
     The sample is flattened; `depth` hidden layers of linear map, normalisation and activation follow,
     then a linear map to one logit. No sigmoid: the losses take logits.
 
+    With `minibatch_kernels` the last features go through
+    [`MinibatchDiscrimination`][gan_blocks.MinibatchDiscrimination] before the logit.
+
     Args:
         input_shape: Shape of one sample, `[2]` for points in the plane or `[1, 8, 8]` for images.
         width: Units of a hidden layer.
         depth: Number of hidden layers.
         activation: After each hidden layer; `leaky_relu` has slope 0.2.
-        norm: Normalisation of the hidden layers. There is no batch norm here: it mixes the samples,
-            which gradient penalties do not allow.
+        norm: Normalisation of the hidden layers; `virtual` needs
+            [`WithReference`][gan_blocks.WithReference]. There is no batch norm here: it mixes the
+            samples, which gradient penalties do not allow.
+        minibatch_kernels: Number of similarities of minibatch discrimination; 0 for none.
         device: Where the weights are made.
         dtype: Their dtype.
 
@@ -146,19 +158,25 @@ class MLPDiscriminator(nn.Module):
         width: PositiveInt = 256,
         depth: NonNegativeInt = 3,
         activation: Activation = "leaky_relu",
-        norm: Literal["none", "layer"] = "none",
+        norm: Literal["none", "virtual", "layer"] = "none",
+        minibatch_kernels: NonNegativeInt = 0,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        options = {"device": device, "dtype": dtype}
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
         in_features = math.prod(input_shape)
+        features = width if depth else in_features
+        minibatch: list[nn.Module] = []
+        if minibatch_kernels:
+            minibatch = [MinibatchDiscrimination(features, minibatch_kernels, **options)]
         self.input_shape = input_shape
         self.layers = nn.Sequential(
             nn.Flatten(),
             *_hidden_layers(in_features, width, depth, activation, norm, options),
-            nn.Linear(width if depth else in_features, 1, **options),
+            *minibatch,
+            nn.Linear(features + minibatch_kernels, 1, **options),
             nn.Flatten(0),
         )
 

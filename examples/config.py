@@ -1,0 +1,81 @@
+"""What a config file of the trainer may hold."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from data import DataConfig
+from gan_blocks import AuxiliarySpec, ConstraintSpec, LossSpec, NetworkSpec, PenaltySpec
+from gan_blocks.types import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
+from reading import OptimizerSpec
+
+
+class Auxiliary(BaseModel, extra="forbid", strict=True):
+    """A term of the generator's loss that compares real and generated samples.
+
+    Args:
+        term: The block, called `term(real, fake)`.
+        layers: Layers of the discriminator whose features it compares, each in turn and summed; its
+            logits if none is named.
+        weight: Factor of the term.
+    """
+
+    term: AuxiliarySpec
+    layers: list[str] = [""]
+    weight: NonNegativeFloat = 1.0
+
+
+class Config(BaseModel):
+    """What a config file may hold. A block is a table such as `{block = "HingeLoss"}`.
+
+    Args:
+        plugins: Python files with blocks of one's own, relative to the config file. The classes of
+            `my_blocks.py` are then named `my_blocks/Class`.
+        adversarial_weight: Factor of the loss in the generator's step; with 0 the auxiliary terms
+            alone train it.
+        critic_steps: Steps of the discriminator for each one of the generator.
+        reuse_fakes: Whether the generator's step takes the samples of the discriminator's last step
+            instead of drawing new ones, which saves a forward of the generator.
+        clip_gradient: Largest norm of the gradient of each side; a longer one is shortened to it.
+        precision: `bfloat16` is mixed precision: weights, losses and penalties stay in float32.
+        ema: Decay of the average of the generator's weights that samples are drawn with.
+        log_every: Steps between two lines of the log; likewise for samples and checkpoints.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    data: DataConfig
+    generator: NetworkSpec
+    discriminator: NetworkSpec
+    loss: LossSpec
+    generator_optimizer: OptimizerSpec
+    discriminator_optimizer: OptimizerSpec
+    penalties: list[PenaltySpec] = []
+    constraint: ConstraintSpec | None = None
+    adversarial_weight: NonNegativeFloat = 1.0
+    auxiliary: list[Auxiliary] = []
+    plugins: list[str] = []
+    steps: PositiveInt
+    batch_size: PositiveInt = 128
+    critic_steps: PositiveInt = 1
+    reuse_fakes: bool = False
+    clip_gradient: PositiveFloat | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    ema: Probability = 0.0
+    seed: NonNegativeInt = 0
+    log_every: PositiveInt = 50
+    sample_every: PositiveInt = 1000
+    checkpoint_every: PositiveInt = 1000
+
+    @field_validator("generator")
+    @classmethod
+    def _takes_latent_vectors(cls, spec: dict[str, Any]) -> dict[str, Any]:
+        if "latent_dim" not in spec:
+            raise ValueError("needs an argument latent_dim, the length of its latent vectors")
+        return spec
