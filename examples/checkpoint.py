@@ -33,7 +33,9 @@ class RandomNumbers:
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - the global generator, which a plugin may use
         torch.manual_seed(seed)
-        self.draws = torch.Generator(device).manual_seed(seed)
+        # A seed that is drawn: with the run's own, training would draw what its pictures show.
+        own = torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed))
+        self.draws = torch.Generator(device).manual_seed(int(own))
         self.module = None if device.type == "cpu" else torch.get_device_module(device)
 
     def state_dict(self) -> dict[str, Any]:

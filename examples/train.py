@@ -9,6 +9,7 @@ written around it. A run lies in one folder: `checkpoint.pt`, `log.jsonl`, `tens
 """
 
 import argparse
+import copy
 import json
 import sys
 from collections.abc import Callable
@@ -117,14 +118,20 @@ class Trainer:
 
     def check(self) -> None:
         """Refuse networks that do not fit together or do not fit the data."""
-        real = self.first_samples(2)
+        real = self.first_samples(self.config.batch_size)[:2]
         try:
             fake = self.sample(2, seed=0)
             with evaluation_mode(self.critic):
-                self.critic(real)
-                self.critic(fake)
+                of_real, of_fake = self.features(real), self.features(fake)
+            self.loss.discriminator(of_real[""], of_fake[""])
+            # Copies, since a term may keep a state.
+            for term, names in zip(copy.deepcopy(self.auxiliary), self.layers, strict=True):
+                for name in names:
+                    term(of_real[name], of_fake[name])
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-            raise UsageError(f"generator, discriminator and data do not fit: {error}") from error
+            raise UsageError(
+                f"generator, discriminator, loss and data do not fit: {error}"
+            ) from error
         if fake.shape[1:] != real.shape[1:]:
             shapes = f"{tuple(fake.shape[1:])} and the data is {tuple(real.shape[1:])}"
             raise UsageError(f"generator: it makes samples of shape {shapes}; make them one shape")

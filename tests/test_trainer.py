@@ -18,6 +18,8 @@ from PIL import Image
 from torch import nn
 from torchvision import datasets
 
+import gan_blocks
+
 CONFIG = """
 steps = 12
 batch_size = 16
@@ -152,7 +154,7 @@ def same(a, b):
 
 def test_generator_gets_no_gradient_in_the_critic_s_step(trainer):
     it, batches = trainer()
-    it.critic_step(next(batches))
+    it.critic_step(next(batches), it.latents(16))
     assert all(p.grad is None for p in it.generator.parameters())
     assert all(p.grad is not None for p in it.critic.parameters())
 
@@ -160,7 +162,7 @@ def test_generator_gets_no_gradient_in_the_critic_s_step(trainer):
 def test_critic_gets_no_gradient_and_does_not_move_in_the_generator_s_step(trainer):
     it, batches = trainer()
     before = [p.clone() for p in it.critic.parameters()]
-    it.generator_step(next(batches), it.latents(16))
+    it.generator_step(next(batches), it.generator(it.latents(16)))
     assert all(p.grad is None for p in it.critic.parameters())
     assert all(map(torch.equal, before, it.critic.parameters()))
     assert all(p.grad is not None for p in it.generator.parameters())
@@ -169,7 +171,7 @@ def test_critic_gets_no_gradient_and_does_not_move_in_the_generator_s_step(train
 def test_weights_that_the_critic_froze_stay_frozen_and_the_others_trainable(trainer):
     it, batches = trainer()
     frozen = it.critic_weights.pop(0).requires_grad_(False)
-    it.generator_step(next(batches), it.latents(16))
+    it.generator_step(next(batches), it.generator(it.latents(16)))
     assert not frozen.requires_grad
     assert all(p.requires_grad for p in it.critic_weights)
 
@@ -180,7 +182,7 @@ def test_generator_s_gradient_is_that_of_the_formula(trainer):
     logits = it.critic(it.generator(z))
     loss = nn.functional.softplus(it.critic(real).detach() - logits).mean()
     expected = torch.autograd.grad(loss, list(it.generator.parameters()))
-    it.generator_step(real, z)
+    it.generator_step(real, it.generator(z))
     actual = [p.grad for p in it.generator.parameters()]
     torch.testing.assert_close(actual, list(expected))
 
@@ -197,9 +199,9 @@ def test_loss_and_penalties_are_summed_into_one_backward_pass(trainer, monkeypat
     monkeypatch.setattr(torch.Tensor, "backward", counted)
     real = next(batches)
     state = it.random.state_dict()
-    values = it.critic_step(real)
+    values, fake = it.critic_step(real, it.latents(16))
     assert calls == [values["d_loss"]]
-    it.generator_step(real, it.latents(16))
+    it.generator_step(real, it.generator(it.latents(16)))
     assert len(calls) == 2
 
     # The sum, written out from the same random numbers and the same weights.
@@ -218,7 +220,7 @@ def test_constraint_holds_after_each_critic_step(trainer):
     )
     assert max(p.abs().max() for p in it.critic.parameters()) > 0.01
     for _ in range(3):
-        it.critic_step(next(batches))
+        it.critic_step(next(batches), it.latents(16))
         assert max(p.abs().max() for p in it.critic.parameters()) <= 0.01
 
 
@@ -252,7 +254,7 @@ def test_samples_come_from_the_average_of_the_generator_s_weights(trainer):
     it, batches = trainer()
     weights = []
     for _ in range(3):
-        it.generator_step(next(batches), it.latents(16))
+        it.generator_step(next(batches), it.generator(it.latents(16)))
         weights.append(next(it.generator.parameters()).detach().clone())
     first, second, third = weights
     expected = 0.9 * (0.9 * first + 0.1 * second) + 0.1 * third
@@ -280,7 +282,8 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_term_and_step(
     original, calls = getattr(RelativisticLoss, side), []
 
     def poisoned(self, *args):
-        calls.append(1)
+        # Neither the question whether it needs real logits nor the check before the first step.
+        calls.extend([1] if len(args) == 2 and len(args[0]) == 16 else [])
         return original(self, *args) * (math.nan if len(calls) == 7 else 1)
 
     monkeypatch.setattr(RelativisticLoss, side, poisoned)
@@ -296,7 +299,175 @@ def test_penalty_that_is_not_finite_is_named(trainer, monkeypatch):
     it, batches = trainer()
     monkeypatch.setattr(it.penalties[0], "_penalty", lambda gradient: gradient.sum() * math.inf)
     with pytest.raises(FloatingPointError, match=r"step 1: the penalty R1Penalty\(gamma=0.1\)"):
-        it.critic_step(next(batches))
+        it.critic_step(next(batches), it.latents(16))
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_gradient_that_is_not_finite_stops_the_run_before_the_weights_take_it(
+    trainer, monkeypatch, poison
+):
+    it, batches = trainer()
+    next(it.critic.parameters()).register_hook(lambda gradient: gradient * poison)
+    before = [p.clone() for p in it.critic.parameters()]
+    with pytest.raises(FloatingPointError, match="step 1: the gradient's norm is"):
+        it.critic_step(next(batches), it.latents(16))
+    assert all(map(torch.equal, before, it.critic.parameters()))
+
+
+# --- options of the steps ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """Counts the forwards of each network class."""
+    from gan_blocks import MLPDiscriminator, MLPGenerator
+
+    counts = {"generator": 0, "critic": 0}
+    for name, cls in (("generator", MLPGenerator), ("critic", MLPDiscriminator)):
+
+        def counted(self, x, name=name, original=cls.forward):
+            counts[name] += 1
+            return original(self, x)
+
+        monkeypatch.setattr(cls, "forward", counted)
+    return counts
+
+
+PLAIN = ("RelativisticLoss", "NonSaturatingLoss")
+NO_PENALTY = (
+    'penalties = [{ block = "R1Penalty", gamma = 0.1 }, '
+    '{ block = "GradientPenalty", weight = 1.0 }]',
+    "",
+)
+SELDOM = ("log_every = 1", "log_every = 100")
+
+
+@pytest.mark.parametrize(
+    ("loss", "critic_forwards"), [("NonSaturatingLoss", 3), ("RelativisticLoss", 4)]
+)
+def test_critic_looks_at_real_samples_again_only_where_the_loss_compares_with_them(
+    trainer, forwards, loss, critic_forwards
+):
+    it, batches = trainer(("RelativisticLoss", loss), NO_PENALTY, SELDOM)
+    before = dict(forwards)
+    it.train_step([next(batches)])
+    assert forwards["critic"] - before["critic"] == critic_forwards
+    assert forwards["generator"] - before["generator"] == 2
+
+
+def test_reused_fakes_are_those_of_the_critic_s_last_step_and_carry_the_gradient(trainer, forwards):
+    reuse = ("steps = 12", "steps = 12\nreuse_fakes = true\ncritic_steps = 2")
+    it, batches = trainer(PLAIN, NO_PENALTY, SELDOM, reuse)
+    reals = [next(batches), next(batches)]
+    state = it.random.state_dict()
+    it.latents(16)
+    z = it.latents(16)  # those of the second critic step
+    it.random.load_state_dict(state)
+    g = [p.clone().requires_grad_() for p in it.generator.parameters()]
+    before = dict(forwards)
+    it.train_step(reals)
+    assert forwards["generator"] - before["generator"] == 2
+
+    names = [name for name, _ in it.generator.named_parameters()]
+    fake = torch.func.functional_call(it.generator, dict(zip(names, g, strict=True)), (z,))
+    loss = nn.functional.softplus(-it.critic(fake)).mean()
+    expected = torch.autograd.grad(loss, g)
+    torch.testing.assert_close([p.grad for p in it.generator.parameters()], list(expected))
+
+
+MATCHING = (
+    "[data]",
+    'auxiliary = [{ term = { block = "FeatureMatchingLoss" }, layers = ["layers.0", "layers.2"], '
+    "weight = 0.5 }]\n\n[data]",
+)
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+@pytest.mark.parametrize("norm", ["none", "virtual"])
+def test_feature_matching_sums_over_its_layers_and_enters_with_its_weight(trainer, weight, norm):
+    it, batches = trainer(
+        PLAIN,
+        MATCHING,
+        ("steps = 12", f"steps = 12\nadversarial_weight = {weight}"),
+        ("[discriminator]", f'norm = "{norm}"\n\n[discriminator]'),
+        ("[loss]", f'norm = "{norm}"\n\n[loss]'),
+    )
+    real, fake = next(batches), it.generator(it.latents(16)).detach().requires_grad_()
+
+    def look(x):
+        seen, inside = {}, it.critic.network if norm == "virtual" else it.critic
+        for i in (0, 2):  # the last forward is the one of x, after the reference's
+            inside.layers[i].register_forward_hook(lambda m, a, out, i=i: seen.update({i: out}))
+        it.critic(x)
+        return list(seen.values())
+
+    terms = [(r.mean(0) - f.mean(0)).square().sum() for r, f in zip(look(real), look(fake))]  # noqa: B905
+    adversarial = nn.functional.softplus(-it.critic(fake)).mean()
+    expected = weight * adversarial + 0.5 * sum(terms)
+    values = it.generator_step(real, fake)
+    assert values["g_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_term_that_does_not_fit_its_features_is_refused_before_the_first_step(
+    write, train, tmp_path
+):
+    status, message = train(
+        write(("[data]", MATCHING[1].replace('["layers.0", "layers.2"]', '[""]')))
+    )
+    assert status == 2
+    assert "do not fit: real_features should be a batch of features (N, ...)" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_feature_matching_on_unknown_layers_is_refused(write, train):
+    status, message = train(write(("[data]", MATCHING[1].replace("layers.2", "layers.99"))))
+    assert status == 2
+    assert "auxiliary.layers: layers should be" in message
+    assert "layers.0" in message
+
+
+def test_networks_with_virtual_batch_norm_get_a_reference(trainer, examples):
+    from gan_blocks import WithReference
+
+    it, batches = trainer(
+        ("[discriminator]", 'norm = "virtual"\n\n[discriminator]'),
+        ("[loss]", 'norm = "virtual"\n\n[loss]'),
+    )
+    assert isinstance(it.critic, WithReference)
+    assert torch.equal(it.critic.reference[0], next(batches))
+    assert isinstance(it.generator, WithReference)
+    assert it.generator.reference[0].shape == (16, 2)
+    assert not torch.equal(it.generator.reference[0], it.latents(16, seed=it.config.seed))
+
+
+def test_gradient_is_clipped_to_its_norm_and_logged_as_it_was(trainer):
+    norms, gradients = [], []
+    for limit in ("", "\nclip_gradient = 0.01"):
+        it, batches = trainer(("steps = 12", "steps = 12" + limit))
+        values, _ = it.critic_step(next(batches), it.latents(16))
+        norms.append(values["d_gradient"])
+        gradients.append(nn.utils.get_total_norm([p.grad for p in it.critic.parameters()]))
+    assert norms[1] == norms[0] > 0.01
+    assert norms[0] == pytest.approx(gradients[0].item(), rel=1e-6)
+    assert gradients[1].item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_mixed_precision_runs_the_networks_in_bfloat16_and_keeps_float32_weights(trainer):
+    it, batches = trainer(("steps = 12", 'steps = 12\nprecision = "bfloat16"'))
+    dtypes = set()
+    for network in (it.generator, it.critic):
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_hook(lambda m, a, out: dtypes.add(out.dtype))
+    values = it.train_step([next(batches)])
+    assert torch.bfloat16 in dtypes
+    states = [*it.generator.parameters(), *it.critic.parameters(), *it.ema.parameters()]
+    assert {p.dtype for p in states} == {torch.float32}
+    assert {p.grad.dtype for p in it.critic.parameters()} == {torch.float32}
+    other, batches = trainer()
+    plain = other.train_step([next(batches)])
+    assert values["d_loss"] == pytest.approx(plain["d_loss"], rel=0.02)
+    assert values["g_loss"] == pytest.approx(plain["g_loss"], rel=0.02)
 
 
 # --- what a run writes -------------------------------------------------------------------------
@@ -307,7 +478,8 @@ def test_run_writes_log_pictures_board_checkpoint_and_metrics(write, train, tmp_
     out = tmp_path / "out"
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10]
-    names = {"step", "d_loss", "d_real", "g_loss", "d_fake_before", "d_fake_after"}
+    names = {"step", "d_loss", "d_gradient", "d_real"}
+    names |= {"g_loss", "g_gradient", "d_fake_before", "d_fake_after"}
     assert all(set(line) == names for line in lines)
     assert all(0 < line["d_fake_after"] < 1 for line in lines)
     assert sorted(p.name for p in (out / "samples").iterdir()) == ["0000008.png", "0000012.png"]
@@ -359,16 +531,26 @@ def test_auxiliary_term_enters_with_its_weight(trainer, tmp_path):
         )
         real, z = next(batches), it.latents(16)
         gap = it.auxiliary[0](it.critic(real), it.critic(it.generator(z))).item()
-        values.append(it.generator_step(real, z)["g_loss"])
+        values.append(it.generator_step(real, it.generator(z))["g_loss"])
     assert values[1] - values[0] == pytest.approx(0.5 * gap, rel=1e-4)
 
 
 # --- resuming ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop", ["1", "5", "7"])
-def test_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(write, train, tmp_path, stop):
-    config = write()
+OPTIONS = [
+    ("steps = 12", 'steps = 12\nreuse_fakes = true\nprecision = "bfloat16"\nclip_gradient = 1.0'),
+    MATCHING,
+    ("[discriminator]", 'norm = "virtual"\n\n[discriminator]'),
+    ("[loss]", 'norm = "virtual"\nminibatch_kernels = 4\n\n[loss]'),
+]
+
+
+@pytest.mark.parametrize(("stop", "changes"), [("1", []), ("5", []), ("7", []), ("7", OPTIONS)])
+def test_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(
+    write, train, tmp_path, stop, changes
+):
+    config = write(*changes)
     assert train(config, out="whole")[0] == 0
     assert train(config, "--set", f"steps={stop}", out="parts")[0] == 0
     torch.rand(5)  # whatever happens in between
@@ -449,7 +631,7 @@ def test_checkpoint_that_cannot_be_written_whole_leaves_the_old_one(
         ("lr = 1e-3\nbetas", "lrr = 1e-3\nbetas", r"generator_optimizer: .*'lrr'"),
         ('"Adam"\nlr = 1e-3\nb', '"Adm"\nlr = 1e-3\nb', r"generator_optimizer: .*such as Adam"),
         ('"Adam"\nlr = 1e-3\nbetas = [0.0, 0.99]', '"LBFGS"', r"LBFGS cannot step: .*closure"),
-        ("output_shape = [2]", "output_shape = [3]", r"generator, discriminator and data do not"),
+        ("output_shape = [2]", "output_shape = [3]", r"generator, discriminator, loss and data do"),
         ("input_shape = [2]", "input_shape = [1, 8, 8]", r"do not fit: .*\(N, 1, 8, 8\)"),
         ("[data]", 'plugins = ["no.py"]\n[data]', r"plugins: .*no.py cannot be used .*No such"),
         ("[data]", 'auxiliary = [{ trem = 1 }]\n[data]', r"auxiliary.0.trem: .* did you mean term"),
@@ -552,6 +734,80 @@ def test_damaged_checkpoint_is_refused_and_kept(write, train, tmp_path, damage):
     assert "checkpoint.pt is damaged" in message
     assert "another --out" in message
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("steps", r"--set steps has no value; write --set KEY=VALUE"),
+        ("=3", r"--set =3 cannot be read"),
+        ("steps=many", r"steps: should be a valid integer"),
+        ("generator.widht=3", r"generator.widht: unknown argument; did you mean width\?"),
+        ("generator=3", r"generator: "),
+    ],
+)
+def test_bad_setting_is_refused(write, train, setting, expected):
+    status, message = train(write(), "--set", setting)
+    assert status == 2
+    assert re.search(expected, message), message
+    assert "Traceback" not in message
+
+
+# --- configs that extend others, and settings ------------------------------------------------------
+
+
+def test_config_lies_over_the_one_that_it_extends(examples, write, tmp_path):
+    write(name="base.toml")
+    (tmp_path / "middle.toml").write_text(
+        'extends = "base.toml"\nsteps = 7\n[generator]\nwidth = 3\n'
+    )
+    file = tmp_path / "top.toml"
+    file.write_text('extends = "middle.toml"\n[generator]\ndepth = 2\n')
+    config = examples.reading.read_config(examples.config.Config, file, ["seed=5", "seed=6"])
+    assert (config.steps, config.seed) == (7, 6)
+    base = examples.reading.read_config(examples.config.Config, tmp_path / "base.toml")
+    assert config.generator == base.generator | {"width": 3, "depth": 2}
+    assert config.model_dump(exclude={"steps", "seed", "generator"}) == base.model_dump(
+        exclude={"steps", "seed", "generator"}
+    )
+
+
+def test_another_block_or_data_set_takes_the_place_of_the_old_one_whole(examples, write):
+    read = lambda *settings: examples.reading.read_config(  # noqa: E731
+        examples.config.Config, write(), settings
+    )
+    config = read('discriminator={block="DCGANDiscriminator", image_size=8}')
+    assert config.discriminator == gan_blocks.to_spec(gan_blocks.DCGANDiscriminator(8))
+    config = read('data={name="MNIST", root="x"}', "data.image_size=8")
+    assert (config.data.name, config.data.root, config.data.image_size) == ("MNIST", "x", 8)
+    assert read("data.name=grid").data.root is None
+    assert read("data.name=digits", "loss.block=HingeLoss").loss["block"] == "HingeLoss"
+
+
+def test_value_that_is_no_toml_is_a_string(examples, write):
+    file = write(('name = "ring"', 'name = "MNIST"\nroot = "x"'))
+
+    def read(setting):
+        return examples.reading.read_config(examples.config.Config, file, [setting]).data.root
+
+    assert read("data.root=/some/path with spaces") == "/some/path with spaces"
+    assert read('data.root="quoted"') == "quoted"
+    assert read("data.root=a=b") == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('extends = "loop.toml"', "extends itself"),
+        ('extends = "none.toml"', r"none.toml cannot be read \(No such file or directory\)"),
+        ("extends = 3", "extends should be the path of a config file, got 3"),
+    ],
+)
+def test_bad_extension_is_refused(train, tmp_path, text, expected):
+    (tmp_path / "loop.toml").write_text(text)
+    status, message = train(tmp_path / "loop.toml")
+    assert status == 2
+    assert re.search(expected, message), message
 
 
 # --- data --------------------------------------------------------------------------------------
@@ -658,10 +914,49 @@ sys.exit("torchvision" in sys.modules)
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["digits", "ring"])
-def test_shipped_config_is_valid_and_its_blocks_fit_its_data(examples, name):
-    file = examples.folder / "configs" / f"{name}.toml"
-    config = examples.reading.read_config(examples.config.Config, file)
+# --- the configs that ship -----------------------------------------------------------------------
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def few_digits(tmp_path_factory):
+    """A folder with MNIST files of 40 images."""
+    root = tmp_path_factory.mktemp("mnist")
+    random = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        raw = root / "MNIST" / "raw"
+        write_idx(raw / f"{part}-images-idx3-ubyte", random.integers(0, 256, (40, 28, 28)))
+        write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(40) % 10)
+    return root
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_shipped_config_trains(examples, file, few_digits):
+    settings = ["batch_size=4", "log_every=1"]
+    if "mnist" in file.stem or "extends" in file.read_text() or "MNIST" in file.read_text():
+        settings.append(f"data.root={few_digits}")
+    config = examples.reading.read_config(examples.config.Config, file, settings)
     trainer = examples.train.Trainer(config, file.parent, torch.device("cpu"))
-    dataset = examples.data.load(config.data, file.parent, config.seed)
-    trainer.check(next(examples.data.batches(dataset, config.batch_size, config.seed)))
+    trainer.check()
+    batches = examples.data.batches(trainer.dataset, config.batch_size, config.seed)
+    values = trainer.train_step([next(batches) for _ in range(config.critic_steps)])
+    assert all(map(math.isfinite, values.values()))
+    assert values["g_gradient"] > 0
+
+
+@pytest.mark.parametrize("file", [f for f in CONFIGS if f.stem.endswith("_small")], ids=str)
+def test_small_form_differs_from_the_large_one_in_nothing_but_its_size(examples, file):
+    large = file.with_name(file.name.replace("_small", ""))
+    read = lambda f: examples.reading.read_config(examples.config.Config, f)  # noqa: E731
+    a, b = read(large).model_dump(), read(file).model_dump()
+    for config in (a, b):
+        for table, key in (
+            ("data", "image_size"), ("generator", "image_size"), ("discriminator", "image_size"),
+            ("generator", "width"), ("discriminator", "width"),
+        ):  # fmt: skip
+            assert config[table].pop(key) > 0
+        for key in ("steps", "auxiliary"):  # the layers have other numbers
+            config.pop(key)
+    assert a == b
