@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan_blocks import WithReference
+from gan_blocks import MinibatchDiscrimination, VirtualBatchNorm, WithReference
 from gan_blocks.testing import Case
 
 LOG2 = math.log(2)
@@ -439,7 +439,51 @@ NETWORKS = [
         reference=lambda block, x: torch.cat([dense(block, s, identity) for s in x]),
         note="linear",
     ),
+    Case(
+        {"block": "MLPDiscriminator", "input_shape": [3], "width": 4, "depth": 1}
+        | {"minibatch_kernels": 2, "activation": "tanh"},
+        inputs=lambda make: (make(4, 3),),
+        reference=lambda block, x: dense_with_similarities(block, x),
+        note="minibatch",
+    ),
+    Case(
+        {"block": "MLPGenerator", "latent_dim": 3, "output_shape": [2], "width": 4, "depth": 1}
+        | {"norm": "virtual", "activation": "tanh"},
+        inputs=lambda make: (make(3, 3), make(5, 3)),
+        call=lambda block, z, reference: WithReference(block, reference)(z),
+        reference=lambda block, z, reference: virtual_layers(block, z, reference),
+        batched=1,
+        detached=(1,),
+        note="virtual",
+    ),
+    Case(
+        {"block": "MLPDiscriminator", "input_shape": [3], "width": 4, "depth": 1}
+        | {"norm": "virtual", "activation": "tanh"},
+        inputs=lambda make: (make(3, 3), make(5, 3)),
+        call=lambda block, x, reference: WithReference(block, reference)(x),
+        reference=lambda block, x, reference: virtual_layers(block, x, reference).flatten(),
+        batched=1,
+        detached=(1,),
+        note="virtual",
+    ),
 ]
+
+
+def dense_with_similarities(block: Any, x: Tensor) -> Tensor:
+    """One hidden layer with tanh, the similarities, and the logit."""
+    first, last = [m for m in block.modules() if isinstance(m, nn.Linear)]
+    layer = next(m for m in block.modules() if isinstance(m, MinibatchDiscrimination))
+    hidden = torch.stack([torch.tanh(first.weight @ row + first.bias) for row in x])
+    return torch.cat([last.weight @ row + last.bias for row in similarities(layer, hidden)])
+
+
+def virtual_layers(block: Any, x: Tensor, reference: Tensor) -> Tensor:
+    """One hidden layer with virtual batch norm and tanh, then the last linear map."""
+    first, last = [m for m in block.modules() if isinstance(m, nn.Linear)]
+    norm = next(m for m in block.modules() if isinstance(m, VirtualBatchNorm))
+    linear = lambda batch: torch.stack([first.weight @ row + first.bias for row in batch])  # noqa: E731
+    hidden = virtually_normalised(norm, linear(reference.detach()), linear(x))
+    return torch.stack([last.weight @ torch.tanh(row) + last.bias for row in hidden])
 
 
 def moved(layer: Any, x: Tensor, forward: bool) -> Tensor:

@@ -67,7 +67,7 @@ def test_every_public_name_is_in_the_documentation():
 
 
 def test_the_page_of_the_trainer_has_every_key_of_its_config():
-    tree = ast.parse((ROOT / "examples" / "train.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "examples" / "config.py").read_text(encoding="utf-8"))
     config = next(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == "Config")
     keys = {
         item.target.id

@@ -281,6 +281,37 @@ def test_extractor_returns_layers_by_name_and_stops_after_the_last():
     assert network[0].weight.grad is not None
 
 
+def test_extractor_gives_the_features_of_the_input_and_not_those_of_the_reference():
+    inside, reference, x = network(), data(7), data(3)
+    critic = WithReference(inside, reference)
+    expected = {}
+    handles = [
+        inside[i].register_forward_hook(lambda m, a, out, i=i: expected.update({i: out}))
+        for i in (1, 4)
+    ]
+    logits = critic(x)  # the last forward of each layer is that of x
+    for handle in handles:
+        handle.remove()
+    outside = FeatureExtractor(critic, ["network.1", "network.4", ""])(x)
+    within = WithReference(FeatureExtractor(inside, ["1", "4"]), reference)(x)
+    for i in (1, 4):
+        assert len(expected[i]) == 3
+        torch.testing.assert_close(outside[f"network.{i}"], expected[i])
+        torch.testing.assert_close(within[str(i)], expected[i])
+    torch.testing.assert_close(outside[""], logits)
+
+
+def test_empty_name_is_the_network_s_own_output_from_the_same_forward():
+    ran = []
+    layers = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    layers[0].register_forward_hook(lambda module, args, out: ran.append(1))
+    x = torch.randn(5, 2)
+    features = FeatureExtractor(layers, ["", "0"])(x)
+    assert ran == [1]
+    torch.testing.assert_close(features[""], layers(x))
+    torch.testing.assert_close(features["0"], layers[0](x))
+
+
 def test_extractor_refuses_unknown_names():
     with pytest.raises(ValueError, match=r"got \['3'\]; there are 0, 1"):
         FeatureExtractor(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), ["3"])
