@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # process runs a whole file.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test lint docs docs-serve bench oldest clean
+.PHONY: demo test lint docs docs-serve tutorial bench oldest clean
 
 # Idle threads sleep instead of spinning: many times faster where other programs run too.
 demo: .venv/.examples
@@ -26,6 +26,17 @@ docs: .venv/.dev
 
 docs-serve: .venv/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# The notebook and the page of examples/tutorial.py, with their outputs. It takes some minutes, and MNIST:
+# downloaded, or from the folder in GAN_BLOCKS_MNIST.
+tutorial: .venv/.dev
+	$(BIN)/jupytext --quiet --to ipynb examples/tutorial.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/jupyter nbconvert --to notebook --inplace --execute \
+	  --ExecutePreprocessor.record_timing=False examples/tutorial.ipynb
+	rm -rf docs/images/tutorial
+	$(BIN)/jupyter nbconvert --to markdown --template notebook_page --output-dir docs \
+	  --TemplateExporter.extra_template_basedirs=docs/hooks \
+	  --NbConvertApp.output_files_dir=images/tutorial examples/tutorial.ipynb
 
 bench: .venv/.dev
 	$(BIN)/python -m pytest tests/benchmarks/bench_*.py --benchmark-columns=min,median,rounds --benchmark-sort=fullname
@@ -53,4 +64,4 @@ oldest:
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-oldest site runs dist
+	rm -rf .venv .venv-oldest site runs examples/runs dist

@@ -16,6 +16,18 @@ READABLE = 32
 """Images of fewer pixels are enlarged and smoothed: nobody reads a digit of 8 x 8 squares."""
 
 
+def grid_of(x: Tensor, columns: int) -> Tensor:
+    """Images in [-1, 1] side by side, as many rows as they fill, as one image in [0, 1]."""
+    images = (x[: columns * SIDE].cpu().clamp(-1, 1) + 1) / 2
+    if images.shape[2] < READABLE:
+        size = 2 * READABLE
+        images = F.interpolate(images, size=(size, size), mode="bicubic").clamp(0, 1)
+    images = F.pad(images, (1, 1, 1, 1), value=1)
+    channels, width = images.shape[1], images.shape[3]
+    grid = images.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)
+    return grid.reshape(-1, columns * width, channels).squeeze(2)
+
+
 def samples(x: Tensor, path: Path) -> None:
     """Draw points in the plane, or images in [-1, 1] as a grid."""
     x = x.cpu()
@@ -24,14 +36,7 @@ def samples(x: Tensor, path: Path) -> None:
         figure.subplots().scatter(x[:, 0], x[:, 1], s=4, alpha=0.5)
         figure.savefig(path)
         return
-    images = (x[: SIDE * SIDE].clamp(-1, 1) + 1) / 2
-    if images.shape[2] < READABLE:
-        size = 2 * READABLE
-        images = F.interpolate(images, size=(size, size), mode="bicubic").clamp(0, 1)
-    images = F.pad(images, (1, 1, 1, 1), value=1)
-    _, channels, height, width = images.shape
-    grid = images.unflatten(0, (SIDE, -1)).permute(0, 3, 1, 4, 2)
-    grid = grid.reshape(SIDE * height, SIDE * width, channels).squeeze(2)
+    grid = grid_of(x, SIDE)
     imsave(path, grid.numpy(), cmap=colormaps["gray"], vmin=0, vmax=1)
 
 
@@ -50,3 +55,16 @@ def curves(log: list[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
     outputs.set_xlabel("step")
     figure.savefig(path)
+
+
+def figure_of_samples(groups: dict[str, Tensor], rows: int) -> Figure:
+    """Images in [-1, 1] of several generators side by side, under their names."""
+    columns = {name: len(x) // rows for name, x in groups.items()}
+    side = 7 / sum(columns.values())
+    figure = Figure(figsize=(7, side * rows + 0.4), layout="constrained")
+    panels = figure.subplots(1, len(groups), width_ratios=list(columns.values()), squeeze=False)
+    for axes, (name, x) in zip(panels[0], groups.items(), strict=True):
+        axes.imshow(grid_of(x, columns[name]), cmap="gray", vmin=0, vmax=1)
+        axes.set_title(name, fontsize=10)
+        axes.set_axis_off()
+    return figure

@@ -1,11 +1,13 @@
 """Fixtures that several test files share."""
 
 import importlib
+import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,3 +28,22 @@ def examples() -> Iterator[SimpleNamespace]:
     sys.path.remove(str(EXAMPLES))
     for name in names:
         del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def write_mnist() -> Callable[[Path, np.ndarray], None]:
+    """Writes images, and labels that count from 0 to 9 again and again, as MNIST's files."""
+
+    def write(root: Path, images: np.ndarray) -> None:
+        labels = np.arange(len(images)) % 10
+        raw = root / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for part in ("train", "t10k"):
+            for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+                # A magic number, the sizes, the bytes.
+                header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+                (raw / f"{part}-{name}-ubyte").write_bytes(
+                    header + array.astype(np.uint8).tobytes()
+                )
+
+    return write

@@ -1,0 +1,73 @@
+"""Tables and pictures that a notebook displays and a script prints or saves."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+try:
+    from IPython.display import display  # prints where there is no notebook
+except ImportError:
+    display = print
+
+
+class Table:
+    """Rows under a header: a Markdown table, aligned so that it reads well as it is."""
+
+    def __init__(self, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        self.rows = [list(header), *([_text(value) for value in row] for row in rows)]
+
+    def __repr__(self) -> str:
+        widths = [max(3, *map(len, column)) for column in zip(*self.rows, strict=True)]
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        lines = [self.rows[0], rule, *self.rows[1:]]
+        return "\n".join(
+            f"| {row[0]:<{widths[0]}} | "
+            + " | ".join(f"{x:>{w}}" for x, w in zip(row[1:], widths[1:], strict=True))
+            + " |"
+            for row in lines
+        )
+
+    def _repr_markdown_(self) -> str:
+        return repr(self)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Picture:
+    """A PNG file and what it shows in words."""
+
+    def __init__(self, path: Path, words: str) -> None:
+        self.path, self.words = path, words
+
+    def __repr__(self) -> str:
+        return self.words
+
+    def _repr_png_(self) -> bytes:
+        return self.path.read_bytes()
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Show a table; numbers get four digits."""
+    display(Table(header, rows))
+
+
+def picture(figure: Figure, path: Path, words: str) -> None:
+    """Save a figure and show it.
+
+    Args:
+        figure: The figure.
+        path: Where to save it.
+        words: What it shows, for whoever does not see it.
+    """
+    for axes in figure.axes:
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+        if axes.axison:
+            axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    display(Picture(path, words))
