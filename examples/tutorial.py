@@ -743,7 +743,7 @@ table(
 # loss, and feature matching as a term of the generator's loss.
 
 # %%
-improved, log = run("improved_gan_small", 400, "generator.width=16", "discriminator.width=16")
+improved, log = run("improved_gan_small", 400)
 table(MEASURES, [judged("improved", improved)])
 picture(
     plots.figure_of_samples({"": improved.sample(60, seed=1)}, rows=5),
@@ -826,13 +826,7 @@ picture(
 
 # %%
 fgans = {
-    word: run(
-        "fgan_small",
-        900,
-        "generator.width=16",
-        "discriminator.width=16",
-        f'loss.divergence.block="{word}"',
-    )[0]
+    word: run("fgan_small", 900, f'loss.divergence.block="{word}"')[0]
     for word in ("JensenShannon", "KL")
 }
 table(MEASURES, [judged(word, trainer) for word, trainer in fgans.items()])
@@ -1052,9 +1046,8 @@ print(str(caught[0].message))
 # clipped one brings it to rough strokes only.
 
 # %%
-NARROW = ("generator.width=16", "discriminator.width=16")
-wgan, wgan_log = run("mnist_wgan_small", 400, *NARROW)
-wgan_gp, wgan_gp_log = run("mnist_wgan_gp_small", 300, *NARROW)
+wgan, wgan_log = run("mnist_wgan_small", 400)
+wgan_gp, wgan_gp_log = run("mnist_wgan_gp_small", 300)
 wgans = {"weight clipping": wgan, "gradient penalty": wgan_gp}
 table(MEASURES, [judged(name, trainer) for name, trainer in wgans.items()])
 picture(
