@@ -5,7 +5,6 @@ import math
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -824,13 +823,6 @@ def image_config(write, data, side=8, channels=1):
     )
 
 
-def write_idx(path, array):
-    """MNIST's file format: a magic number, the sizes, the bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    path.write_bytes(header + array.astype(np.uint8).tobytes())
-
-
 def test_digits_are_1797_images_in_minus_one_to_one(examples):
     dataset = examples.data.load(examples.data.DataConfig(name="digits"), Path(), 0)
     images, labels = dataset.tensors
@@ -855,14 +847,13 @@ def test_image_folder_trains_on_images_of_any_size(write, train, tmp_path):
     assert "4.png" in message
 
 
-def test_mnist_is_read_from_its_files_and_scaled(examples, write, train, tmp_path, monkeypatch):
+def test_mnist_is_read_from_its_files_and_scaled(
+    examples, write, train, tmp_path, monkeypatch, write_mnist
+):
     monkeypatch.setattr(examples.train, "evaluate_run", lambda trainer, out: {})
-    raw = tmp_path / "files" / "MNIST" / "raw"
     pixels = np.zeros((6, 28, 28))
     pixels[:, 14:] = 255
-    for part in ("train", "t10k"):
-        write_idx(raw / f"{part}-images-idx3-ubyte", pixels)
-        write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(6))
+    write_mnist(tmp_path / "files", pixels)
     data = 'name = "MNIST"\nroot = "files"'
     config = image_config(write, data, side=28)
     assert train(config) == (0, "")
@@ -921,21 +912,17 @@ CONFIGS = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.to
 
 
 @pytest.fixture(scope="module")
-def few_digits(tmp_path_factory):
+def few_digits(tmp_path_factory, write_mnist):
     """A folder with MNIST files of 40 images."""
     root = tmp_path_factory.mktemp("mnist")
-    random = np.random.default_rng(0)
-    for part in ("train", "t10k"):
-        raw = root / "MNIST" / "raw"
-        write_idx(raw / f"{part}-images-idx3-ubyte", random.integers(0, 256, (40, 28, 28)))
-        write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(40) % 10)
+    write_mnist(root, np.random.default_rng(0).integers(0, 256, (40, 28, 28)))
     return root
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_shipped_config_trains(examples, file, few_digits):
     settings = ["batch_size=4", "log_every=1"]
-    if "mnist" in file.stem or "extends" in file.read_text() or "MNIST" in file.read_text():
+    if examples.reading.read_config(examples.config.Config, file).data.name == "MNIST":
         settings.append(f"data.root={few_digits}")
     config = examples.reading.read_config(examples.config.Config, file, settings)
     trainer = examples.train.Trainer(config, file.parent, torch.device("cpu"))
