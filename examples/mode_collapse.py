@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn import functional as F
 
 import data
 import evaluate
+import plots
 import reading
 from config import Config
 from train import Trainer
@@ -210,12 +210,8 @@ def draw(out: Path, steps: int | None) -> None:
         x = torch.load(samples_of(out, config_of("ring", variant, 0, steps)))
         points.scatter(*x.T.numpy(), s=2, alpha=0.4, linewidths=0)
         points.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
-        x = torch.load(samples_of(out, config_of("digits", variant, 0, steps)))[:36]
-        x = F.pad(
-            F.interpolate(x, scale_factor=4, mode="bicubic").clamp(-1, 1), (2, 2, 2, 2), value=1
-        )
-        x = x.squeeze(1).unflatten(0, (6, 6)).transpose(1, 2).flatten(0, 1).flatten(1)
-        images.imshow(x.numpy(), cmap="gray", vmin=-1, vmax=1)
+        x = torch.load(samples_of(out, config_of("digits", variant, 0, steps)))
+        images.imshow(plots.grid_of(x[:36], columns=6), cmap="gray", vmin=0, vmax=1)
         images.axis("off")
     figure.savefig(out / "mode_collapse.png", dpi=90)
 
