@@ -292,13 +292,20 @@ def test_extractor_gives_the_features_of_the_input_and_not_those_of_the_referenc
     logits = critic(x)  # the last forward of each layer is that of x
     for handle in handles:
         handle.remove()
-    outside = FeatureExtractor(critic, ["network.1", "network.4", ""])(x)
+    outside = FeatureExtractor(critic, ["network.1", "network.4"])(x)
     within = WithReference(FeatureExtractor(inside, ["1", "4"]), reference)(x)
     for i in (1, 4):
         assert len(expected[i]) == 3
         torch.testing.assert_close(outside[f"network.{i}"], expected[i])
         torch.testing.assert_close(within[str(i)], expected[i])
-    torch.testing.assert_close(outside[""], logits)
+    torch.testing.assert_close(FeatureExtractor(critic, ["network.1", ""])(x)[""], logits)
+
+
+def test_forward_that_stops_early_leaves_no_statistics_behind():
+    inside, x = network(), data(3)
+    WithReference(FeatureExtractor(inside, ["1"]), data(7))(x)
+    with pytest.raises(RuntimeError, match="wrap the network"):
+        inside[4](torch.randn(3, 4, 5, dtype=F64))
 
 
 def test_empty_name_is_the_network_s_own_output_from_the_same_forward():

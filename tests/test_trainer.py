@@ -374,6 +374,15 @@ def test_reused_fakes_are_those_of_the_critic_s_last_step_and_carry_the_gradient
     torch.testing.assert_close([p.grad for p in it.generator.parameters()], list(expected))
 
 
+def test_generator_is_compared_with_the_batch_of_the_critic_s_last_step(trainer, monkeypatch):
+    it, batches = trainer(("steps = 12", "steps = 12\ncritic_steps = 2"))
+    reals, seen = [next(batches), next(batches)], []
+    look = it.features.forward
+    monkeypatch.setattr(it.features, "forward", lambda x: (seen.append(x), look(x))[1])
+    it.train_step(reals)
+    assert [any(x is real for x in seen) for real in reals] == [False, True]
+
+
 MATCHING = (
     "[data]",
     'auxiliary = [{ term = { block = "FeatureMatchingLoss" }, layers = ["layers.0", "layers.2"], '
