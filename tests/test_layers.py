@@ -303,7 +303,7 @@ def test_extractor_gives_the_features_of_the_input_and_not_those_of_the_referenc
 
 def test_forward_that_stops_early_leaves_no_statistics_behind():
     inside, x = network(), data(3)
-    WithReference(FeatureExtractor(inside, ["1"]), data(7))(x)
+    FeatureExtractor(WithReference(inside, data(7)), ["network.1"])(x)
     with pytest.raises(RuntimeError, match="wrap the network"):
         inside[4](torch.randn(3, 4, 5, dtype=F64))
 
