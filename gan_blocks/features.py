@@ -15,6 +15,8 @@ class _AllSeen(Exception):
 class FeatureExtractor(nn.Module):
     """Returns what named layers of a network put out, and stops after the last of them.
 
+    Of a layer that runs more than once in a forward it is the first output.
+
     Args:
         network: Any module; its own code is not changed.
         layers: Names as in `network.named_modules()`, for instance `layers.4`. The empty name is the
@@ -59,9 +61,8 @@ class FeatureExtractor(nn.Module):
             wrappers = [m for m in owners if isinstance(m, WithReference)]
 
             def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
-                if any(wrapper._on_reference for wrapper in wrappers):
-                    return
-                seen[name] = output
+                if not any(wrapper._on_reference for wrapper in wrappers):
+                    seen.setdefault(name, output)
                 if len(seen) == len(self.layers):
                     raise _AllSeen
 

@@ -319,6 +319,21 @@ def test_empty_name_is_the_network_s_own_output_from_the_same_forward():
     torch.testing.assert_close(features["0"], layers[0](x))
 
 
+def test_layer_that_runs_twice_gives_its_first_output():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.layer(self.layer(x))
+
+    network, x = Twice(), torch.randn(5, 2)
+    for names in (["layer"], ["layer", ""]):
+        features = FeatureExtractor(network, names)(x)
+        torch.testing.assert_close(features["layer"], network.layer(x))
+
+
 def test_extractor_refuses_unknown_names():
     with pytest.raises(ValueError, match=r"got \['3'\]; there are 0, 1"):
         FeatureExtractor(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), ["3"])

@@ -955,6 +955,7 @@ def test_small_form_differs_from_the_large_one_in_size_and_pace_only(examples, f
             assert config[table].pop(key) > 0
         for key in ("steps", "ema"):
             config.pop(key)
+        (config["constraint"] or {"bound": 1}).pop("bound")
         for side in ("generator_optimizer", "discriminator_optimizer"):
             assert config[side].pop("lr") > 0
         for item in config["auxiliary"]:  # the last hidden layer has another number

@@ -6,15 +6,6 @@ from torch import Tensor, nn
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat
 
-# pyright: reportPrivateImportUsage=false
-
-NORMALISATION = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-)
-
 
 @block()
 class WeightClipper:
@@ -23,7 +14,8 @@ class WeightClipper:
     Every entry is clipped to $[-c, c]$. Call it after **every** step of the critic's optimiser. The
     Lipschitz constant of a multilayer perceptron clipped this way has a bound that depends on its
     widths only; [`lipschitz_bound`][gan_blocks.lipschitz_bound] gives a number. Scales and offsets
-    of normalisation layers are left alone: clipped to 0.01 they would switch the layer off.
+    of normalisation layers, which are known by their `eps`, are left alone: clipped to 0.01 they
+    would switch the layer off.
 
     Args:
         bound: $c$.
@@ -54,7 +46,7 @@ class WeightClipper:
         parameters: list[Tensor] = [
             parameter
             for part in module.modules()
-            if not isinstance(part, NORMALISATION)
+            if not hasattr(part, "eps")
             for parameter in part.parameters(recurse=False)
         ]
         if parameters:
