@@ -56,9 +56,13 @@ def test_clipping_bounds_every_weight_and_keeps_what_is_inside():
 @pytest.mark.parametrize(
     "norm",
     [
-        nn.BatchNorm2d(4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.RMSNorm(4),
-        nn.InstanceNorm1d(4, affine=True), VirtualBatchNorm(4),
-    ],  # fmt: skip
+        nn.BatchNorm2d(4),
+        nn.LayerNorm(4),
+        nn.GroupNorm(2, 4),
+        nn.RMSNorm(4),
+        nn.InstanceNorm1d(4, affine=True),
+        VirtualBatchNorm(4),
+    ],
 )
 def test_normalisation_keeps_its_scale(norm):
     module = nn.Sequential(nn.Linear(4, 4), norm)
