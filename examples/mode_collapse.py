@@ -211,7 +211,7 @@ def draw(out: Path, steps: int | None) -> None:
         points.scatter(*x.T.numpy(), s=2, alpha=0.4, linewidths=0)
         points.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
         x = torch.load(samples_of(out, config_of("digits", variant, 0, steps)))
-        images.imshow(plots.grid_of(x[:36], columns=6), cmap="gray", vmin=0, vmax=1)
+        images.imshow(plots.grid_of(x[:36], columns=6).numpy(), cmap="gray", vmin=0, vmax=1)
         images.axis("off")
     figure.savefig(out / "mode_collapse.png", dpi=90)
 

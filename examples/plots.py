@@ -64,7 +64,7 @@ def figure_of_samples(groups: dict[str, Tensor], rows: int) -> Figure:
     figure = Figure(figsize=(7, side * rows + 0.4), layout="constrained")
     panels = figure.subplots(1, len(groups), width_ratios=list(columns.values()), squeeze=False)
     for axes, (name, x) in zip(panels[0], groups.items(), strict=True):
-        axes.imshow(grid_of(x, columns[name]), cmap="gray", vmin=0, vmax=1)
+        axes.imshow(grid_of(x, columns[name]).numpy(), cmap="gray", vmin=0, vmax=1)
         axes.set_title(name, fontsize=10)
         axes.set_axis_off()
     return figure
