@@ -82,6 +82,15 @@ def test_threshold_is_the_derivative_at_one_and_the_slope_is_the_limit(divergenc
 
 
 @every
+def test_float32_agrees_with_float64_at_ratios_from_1e_minus_12_to_1e12(divergence):
+    u = torch.logspace(-12, 12, 97, dtype=F64)
+    for function in (divergence.f, divergence.derivative):
+        # Beyond the largest number of float32 it is infinity of the right sign.
+        expected = function(u).float()
+        torch.testing.assert_close(function(u.float()), expected, rtol=1e-5, atol=1e-6)
+
+
+@every
 def test_f_is_convex_and_zero_at_one(divergence):
     u = torch.linspace(0.01, 20, 2001, dtype=F64)
     f = divergence.f(u)

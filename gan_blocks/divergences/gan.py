@@ -36,7 +36,10 @@ class GANDivergence(FDivergence):
     slope_at_infinity = 0.0
 
     def f(self, u: Tensor) -> Tensor:
-        return torch.xlogy(u, u / (1 + u)) - torch.log1p(u)
+        # u log u/(1+u), where u/(1+u) rounds to 1 for large ratios.
+        large = u > 1
+        far = -u * torch.log1p(1 / torch.where(large, u, 1))
+        return torch.where(large, far, torch.xlogy(u, u / (1 + u))) - torch.log1p(u)
 
     def derivative(self, u: Tensor) -> Tensor:
         return -torch.log1p(1 / u)

@@ -38,12 +38,21 @@ class JensenShannon(FDivergence):
     slope_at_infinity = math.log(2)
 
     def f(self, u: Tensor) -> Tensor:
-        # 2u/(1+u) = 1 + d and 2/(1+u) = 1 - d: no cancellation near u = 1.
+        # 2u/(1+u) = 1 + d and 2/(1+u) = 1 - d: no cancellation near u = 1. Far from it d rounds to
+        # -1 or 1, and the logarithm of a small number is taken apart instead.
         d = (u - 1) / (u + 1)
-        return torch.special.xlog1py(u, d) + torch.log1p(-d)
+        small, large = u < 1 / 3, u > 3
+        tiny = torch.where(small, u, 1)
+        first = torch.special.xlog1py(u, torch.where(small, 0, d))
+        second = torch.log1p(-torch.where(large, 0, d))
+        return torch.where(
+            small, torch.xlogy(tiny, 2 * tiny) - tiny * torch.log1p(tiny), first
+        ) + torch.where(large, math.log(2) - torch.log1p(u), second)
 
     def derivative(self, u: Tensor) -> Tensor:
-        return torch.log1p((u - 1) / (u + 1))
+        small = u < 1 / 3
+        far = torch.log(2 * torch.where(small, u, 1)) - torch.log1p(u)
+        return torch.where(small, far, torch.log1p(torch.where(small, 0, (u - 1) / (u + 1))))
 
     def conjugate(self, t: Tensor) -> Tensor:
         inside = t < math.log(2)
