@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat
 
+# pyright: reportPrivateImportUsage=false
+
 
 @block()
 class WeightClipper:
