@@ -533,8 +533,8 @@ picture(
 # features of the $i$-th real and the $i$-th generated image, elementwise, and then the mean. These
 # images have nothing to do with each other, and the nearest thing to an arbitrary real image is a grey
 # average: elementwise, collapse costs *less* than the right answer. Below, $p = N(0, 1)$, the
-# generator makes $N(0, s^2)$, and $f(x) = (x, x^2)$, for which feature matching is exactly $(1 -
-# s^2)^2$.
+# generator makes $N(0, s^2)$, and $f(x) = (x, x^2)$, for which feature matching is exactly
+# $(1 - s^2)^2$.
 
 # %%
 matching = gb.FeatureMatchingLoss()
@@ -667,8 +667,8 @@ except ValueError as error:
 #
 # $$D^*(x) = \frac{\alpha\,p(x) + \beta\,q(x)}{p(x) + q(x)}.$$
 #
-# With $\beta > 0$ the generator's own samples would be rewarded where there is no data, so $\beta =
-# 0$: one-sided. At $p = q$ then $D = \alpha/2$. A perfect discriminator of well separated data has the
+# With $\beta > 0$ the generator's own samples would be rewarded where there is no data, so
+# $\beta = 0$: one-sided. At $p = q$ then $D = \alpha/2$. A perfect discriminator of well separated data has the
 # loss $H(\alpha) = -\alpha \log \alpha - (1 - \alpha) \log(1 - \alpha)$, not 0, and gains nothing from
 # logits beyond $\log(\alpha/(1 - \alpha))$, which is 2.2 for 0.9.
 
@@ -754,8 +754,8 @@ picture(
 # %% [markdown]
 # ## 3. f-GAN
 #
-# The game bounds one divergence of a whole family (Nowozin et al. 2016). For convex $f$ with $f(1) =
-# 0$,
+# The game bounds one divergence of a whole family (Nowozin et al. 2016). For convex $f$ with
+# $f(1) = 0$,
 #
 # $$D_f(P \| Q) = \mathbb{E}_{x \sim q}\, f\left(\frac{p(x)}{q(x)}\right), \qquad
 #   f^*(t) = \sup_u\, ut - f(u),$$
@@ -851,8 +851,8 @@ picture(
 # the slope is a matter of its own. In one dimension $W_1$ of two equal samples is exact: sort both,
 # and average the distances.
 #
-# Two critics learn from samples: one with the gradient penalty, one with weights clipped to $[-0.01,
-# 0.01]$ and the tutorial's RMSprop of 5e-5. `lipschitz_bound` gives each a certain upper bound on its
+# Two critics learn from samples: one with the gradient penalty, one with weights clipped to
+# $[-0.01, 0.01]$ and the tutorial's RMSprop of 5e-5. `lipschitz_bound` gives each a certain upper bound on its
 # slope $K$.
 
 # %%
@@ -1010,14 +1010,14 @@ table(["batch size", "gradient norm, mean", "sum, as in the tutorial"], rows)
 # ### The gradient penalty
 #
 # Instead of a box for the weights, a price for the slope (Gulrajani et al. 2017, algorithm 1). Between
-# each real $x_i$ and generated $\tilde x_i$ a point $\hat x_i = \epsilon_i x_i + (1 - \epsilon_i)
-# \tilde x_i$ is drawn, and
+# each real $x_i$ and generated $\tilde x_i$ a point
+# $\hat x_i = \epsilon_i x_i + (1 - \epsilon_i) \tilde x_i$ is drawn, and
 #
 # $$\lambda\,\frac1n \sum_i \left(\|\nabla D(\hat x_i)\|_2 - 1\right)^2$$
 #
 # is added. There is one $\epsilon_i$ and one norm per sample, over all its pixels. A linear critic of
-# slope 1 has to be free of charge. A norm over the first dimension after the batch only, which is easy
-# to write and right for vectors alone, charges it nearly the whole of $\lambda$. And the critic must
+# slope 1 has to be free of charge. A norm over some of the dimensions only, here one for each column of
+# pixels, charges it most of $\lambda$. And the critic must
 # not mix the samples: under batch norm the gradient of one value by one image is not what is computed,
 # so the block warns.
 
