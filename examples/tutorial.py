@@ -668,9 +668,9 @@ except ValueError as error:
 # $$D^*(x) = \frac{\alpha\,p(x) + \beta\,q(x)}{p(x) + q(x)}.$$
 #
 # With $\beta > 0$ the generator's own samples would be rewarded where there is no data, so
-# $\beta = 0$: one-sided. At $p = q$ then $D = \alpha/2$. A perfect discriminator of well separated data has the
-# loss $H(\alpha) = -\alpha \log \alpha - (1 - \alpha) \log(1 - \alpha)$, not 0, and gains nothing from
-# logits beyond $\log(\alpha/(1 - \alpha))$, which is 2.2 for 0.9.
+# $\beta = 0$: one-sided. At $p = q$ then $D = \alpha/2$. A perfect discriminator of well separated
+# data has the loss $H(\alpha) = -\alpha \log \alpha - (1 - \alpha) \log(1 - \alpha)$, not 0, and gains
+# nothing from logits beyond $\log(\alpha/(1 - \alpha))$, which is 2.2 for 0.9.
 
 # %%
 smooth = gb.NonSaturatingLoss(real_target=0.9)
@@ -852,8 +852,8 @@ picture(
 # and average the distances.
 #
 # Two critics learn from samples: one with the gradient penalty, one with weights clipped to
-# $[-0.01, 0.01]$ and the tutorial's RMSprop of 5e-5. `lipschitz_bound` gives each a certain upper bound on its
-# slope $K$.
+# $[-0.01, 0.01]$ and the tutorial's RMSprop of 5e-5. `lipschitz_bound` gives each a certain upper
+# bound on its slope $K$.
 
 # %%
 p, q = Normal(-1.0, 1.0), Normal(1.0, 0.7)
