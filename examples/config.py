@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from data import DataConfig
 from gan_blocks import AuxiliarySpec, ConstraintSpec, LossSpec, NetworkSpec, PenaltySpec
@@ -27,7 +27,7 @@ class Auxiliary(BaseModel, extra="forbid", strict=True):
     """
 
     term: AuxiliarySpec
-    layers: list[str] = [""]
+    layers: list[str] = Field([""], min_length=1)
     weight: NonNegativeFloat = 1.0
 
 

@@ -100,7 +100,9 @@ def _from_torchvision(config: DataConfig, root: Path) -> Dataset[Any]:
     size = config.image_size
     resize = [transforms.Resize(size), transforms.CenterCrop(size)] if size else []
     scale = [transforms.ToDtype(torch.float32, scale=True), transforms.Normalize([0.5], [0.5])]
-    transform = transforms.Compose([transforms.ToImage(), *resize, *scale])
+    # A plain tensor at the end: a checkpoint that holds another class cannot be read without its code.
+    steps = [transforms.ToImage(), *resize, *scale, transforms.ToPureTensor()]
+    transform = transforms.Compose(steps)
     if config.name == "ImageFolder":
         try:
             return datasets.ImageFolder(root, transform)

@@ -87,18 +87,19 @@ def register_plugins(paths: Any, folder: Path) -> None:
             ) from error
 
 
-def merged(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(table: dict[str, Any], changes: dict[str, Any], replace: bool = True) -> dict[str, Any]:
     """The table with some values changed.
 
     Tables inside it are merged likewise, but one that names another block, optimiser or data set
-    takes the place of the old one whole.
+    takes the place of the old one whole, unless `replace` is false.
     """
     result = dict(table)
     for key, value in changes.items():
         old = table.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
             names = {value[k] == old.get(k) for k in ("block", "name") if k in value}
-            value = value if False in names else merged(old, value)
+            whole = replace and False in names
+            value = value if whole else merged(old, value, replace)
         result[key] = value
     return result
 
@@ -132,10 +133,10 @@ def _changes(settings: Sequence[str]) -> dict[str, Any]:
             table = tomllib.loads(f"{key} = {value}")
         except ValueError:
             try:
-                table = tomllib.loads(f"{key} = {json.dumps(value)}")
+                table = tomllib.loads(f"{key} = {json.dumps(value, ensure_ascii=False)}")
             except ValueError as error:
                 raise UsageError(f"--set {setting} cannot be read: {error}") from error
-        changes = merged(changes, table)
+        changes = merged(changes, table, replace=False)  # so that their order does not matter
     return changes
 
 

@@ -44,6 +44,14 @@ def realness(logits: Logits) -> float:
     return torch.cat([part.detach().flatten() for part in parts]).sigmoid().mean().item()
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with the weights of two-dimensional convolutions in their faster layout."""
+    for weight in network.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
 class Trainer:
     """The networks, the loss and the optimisers of a run, and its two alternating steps."""
 
@@ -52,9 +60,8 @@ class Trainer:
         self.dataset = data.load(config.data, folder, config.seed)
         self.random = checkpoint.RandomNumbers(config.seed, device)
         build = gan_blocks.build
-        # Convolutions are faster with the channels last; other weights do not change.
         self.generator, self.critic = (
-            self.with_reference(network.to(memory_format=torch.channels_last), inputs)
+            self.with_reference(channels_last(network), inputs)
             for network, inputs in (
                 (build(config.generator, device=device), self.latents),
                 (build(config.discriminator, device=device), self.first_samples),
@@ -78,13 +85,13 @@ class Trainer:
             self.features = FeatureExtractor(self.critic, list(names))
         except ValueError as error:
             raise UsageError(f"auxiliary.layers: {error}") from error
-        self.compares = bool(self.auxiliary) or self._loss_needs_real_logits()
+        self.needs_real_logits = self._loss_needs_real_logits()
 
     def _loss_needs_real_logits(self) -> bool:
-        """Whether the generator's side of the loss refuses to go without them."""
+        """Whether the generator's side of the loss does not go without them."""
         try:
-            self.loss.generator(torch.zeros(2, device=self.device))
-        except (TypeError, ValueError):
+            copy.deepcopy(self.loss).generator(torch.zeros(2, device=self.device))
+        except Exception:  # whatever the loss of a plugin raises
             return True
         return False
 
@@ -120,11 +127,11 @@ class Trainer:
         """Refuse networks that do not fit together or do not fit the data."""
         real = self.first_samples(self.config.batch_size)[:2]
         try:
-            fake = self.sample(2, seed=0)
+            fake = self.sample(len(real), seed=0)
             with evaluation_mode(self.critic):
                 of_real, of_fake = self.features(real), self.features(fake)
-            self.loss.discriminator(of_real[""], of_fake[""])
-            # Copies, since a term may keep a state.
+            # Copies, since a loss or a term may keep a state.
+            copy.deepcopy(self.loss).discriminator(of_real[""], of_fake[""])
             for term, names in zip(copy.deepcopy(self.auxiliary), self.layers, strict=True):
                 for name in names:
                     term(of_real[name], of_fake[name])
@@ -141,14 +148,14 @@ class Trainer:
         mixed = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
-    def descend(self, optimizer: torch.optim.Optimizer, terms: dict[str, Tensor]) -> Values:
+    def descend(self, optimizer: torch.optim.Optimizer, terms: list[tuple[str, Tensor]]) -> Values:
         """One step down the sum of the terms, all of which have to be finite."""
-        total = torch.stack(list(terms.values())).sum()
+        total = torch.stack([value for _, value in terms]).sum()
         optimizer.zero_grad()
         total.backward()
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
-        for name, value in {**terms, "the gradient's norm": norm}.items():
+        for name, value in [*terms, ("the gradient's norm", norm)]:
             if not torch.isfinite(value):
                 raise FloatingPointError(
                     f"step {self.step + 1}: {name} is {value.item()}; the last checkpoint is kept. "
@@ -166,11 +173,12 @@ class Trainer:
                 fake = self.generator(z)
             # Detached, since the critic's loss is none of the generator's business.
             real_logits, fake_logits = self.critic(real), self.critic(fake.detach())
-            terms = {"the discriminator's loss": self.loss.discriminator(real_logits, fake_logits)}
+            loss = self.loss.discriminator(real_logits, fake_logits)
+            terms = [("the discriminator's loss", loss)]
             for penalty in self.penalties:
-                terms[f"the penalty {penalty}"] = penalty(
-                    self.critic, real, fake.detach(), generator=self.random.draws
-                )
+                draws = self.random.draws
+                value = penalty(self.critic, real, fake.detach(), generator=draws)
+                terms.append((f"the penalty {penalty}", value))
         step = self.descend(self.d_optimizer, terms)
         if self.constraint:
             self.constraint(self.critic)  # after the step, or the step would break it
@@ -184,14 +192,16 @@ class Trainer:
             weight.requires_grad_(False)
         with self.autocast():
             seen, of_real = self.features(fake), dict[str, Tensor]()
-            if self.compares:
+            if self.needs_real_logits or self.auxiliary:
                 with torch.no_grad():  # what relativistic losses and auxiliary terms compare with
                     of_real = self.features(real)
-            loss = self.loss.generator(seen[""], of_real.get(""))
-            terms = {"the generator's loss": self.config.adversarial_weight * loss}
+            real_logits = of_real[""] if self.needs_real_logits else None
+            loss = self.loss.generator(seen[""], real_logits)
+            terms = [("the generator's loss", self.config.adversarial_weight * loss)]
             for i, item in enumerate(self.config.auxiliary):
                 compared = [self.auxiliary[i](of_real[x], seen[x]) for x in self.layers[i]]
-                terms[f"the term {self.auxiliary[i]}"] = item.weight * torch.stack(compared).sum()
+                value = item.weight * torch.stack(compared).sum()
+                terms.append((f"the term {self.auxiliary[i]}", value))
         step = self.descend(self.g_optimizer, terms)
         self.ema.update_parameters(self.generator)
         for weight in self.critic_weights:

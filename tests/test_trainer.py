@@ -416,6 +416,43 @@ def test_feature_matching_sums_over_its_layers_and_enters_with_its_weight(traine
     assert values["g_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_two_terms_of_one_block_are_both_added(trainer):
+    def loss(*weights):
+        items = ", ".join(
+            f'{{ term = {{ block = "FeatureMatchingLoss" }}, layers = ["layers.{i}"], weight = {w} }}'
+            for i, w in zip((0, 2), weights, strict=True)
+        )
+        it, batches = trainer(PLAIN, ("[data]", f"auxiliary = [{items}]\n\n[data]"))
+        return it.generator_step(next(batches), it.generator(it.latents(16)))["g_loss"]
+
+    neither, both = loss(0.0, 0.0), loss(3.0, 5.0)
+    assert both - neither == pytest.approx(loss(3.0, 0.0) + loss(0.0, 5.0) - 2 * neither, rel=1e-4)
+    assert loss(3.0, 0.0) > neither
+
+
+def test_batch_of_one_is_checked_and_trains_with_a_loss_that_pairs(trainer):
+    it, batches = trainer(("batch_size = 16", "batch_size = 1"))
+    it.check()
+    assert math.isfinite(it.train_step([next(batches)])["g_loss"])
+
+
+def test_run_on_images_with_a_reference_resumes(
+    write, train, tmp_path, few_digits, monkeypatch, examples
+):
+    monkeypatch.setattr(examples.train, "evaluate_run", lambda trainer, out: {})
+    config = image_config(write, f'name = "MNIST"\nroot = "{few_digits}"', side=28)
+    arguments = ("--set", "discriminator.norm=virtual", "--set", "checkpoint_every=1")
+    assert train(config, *arguments) == (0, "")
+    assert train(config, *arguments, "--set", "steps=3", "--resume") == (0, "")
+
+
+def test_order_of_settings_does_not_matter(examples, write):
+    settings = ["generator_optimizer.lr=0.5", "generator_optimizer.name=SGD", "data.name=grid"]
+    for order in (settings, settings[::-1]):
+        config = examples.reading.read_config(examples.config.Config, write(), order)
+        assert config.generator_optimizer == {"name": "SGD", "lr": 0.5}
+
+
 def test_term_that_does_not_fit_its_features_is_refused_before_the_first_step(
     write, train, tmp_path
 ):
@@ -642,6 +679,8 @@ def test_checkpoint_that_cannot_be_written_whole_leaves_the_old_one(
         ("output_shape = [2]", "output_shape = [3]", r"generator, discriminator, loss and data do"),
         ("input_shape = [2]", "input_shape = [1, 8, 8]", r"do not fit: .*\(N, 1, 8, 8\)"),
         ("[data]", 'plugins = ["no.py"]\n[data]', r"plugins: .*no.py cannot be used .*No such"),
+        ("[data]", 'auxiliary = [{ term = { block = "FeatureMatchingLoss" }, layers = [] }]\n[data]',
+         r"auxiliary.0.layers: .*at least 1"),
         ("[data]", 'auxiliary = [{ trem = 1 }]\n[data]', r"auxiliary.0.trem: .* did you mean term"),
     ],
 )  # fmt: skip
