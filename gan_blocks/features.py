@@ -56,9 +56,11 @@ class FeatureExtractor(nn.Module):
         modules = dict(self.network.named_modules())
 
         def keep(name: str) -> Any:
-            path = name.split(".")
-            owners = [modules[".".join(path[:i])] for i in range(len(path))]
-            wrappers = [m for m in owners if isinstance(m, WithReference)]
+            wrappers = [
+                m
+                for m in modules.values()
+                if isinstance(m, WithReference) and modules[name] in m.network.modules()
+            ]
 
             def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
                 if not any(wrapper._on_reference for wrapper in wrappers):

@@ -320,6 +320,19 @@ def test_empty_name_is_the_network_s_own_output_from_the_same_forward():
     torch.testing.assert_close(features["0"], layers[0](x))
 
 
+def test_layer_reached_by_another_name_gives_the_features_of_the_input():
+    class Aliased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = network()
+            self.wrapped = WithReference(self.body, data(7))
+
+        def forward(self, x):
+            return self.wrapped(x)
+
+    assert len(FeatureExtractor(Aliased(), ["body.1"])(data(3))["body.1"]) == 3
+
+
 def test_layer_that_runs_twice_gives_its_first_output():
     class Twice(nn.Module):
         def __init__(self):
