@@ -66,14 +66,16 @@ class Blueprint:
             )
         self.cls = cls
         self.capabilities = capabilities
+        owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
         # A constructor inherited from a block is that block's own, without its checks.
-        parents = [blueprint(base) for base in cls.__mro__ if base.__init__ is cls.__init__]
-        self.initialise = next((p.initialise for p in parents if p), cls.__init__)
-        stock = self.initialise in (object.__init__, nn.Module.__init__)
+        parent = blueprint(owner)
+        self.initialise = parent.initialise if parent else cls.__init__
+        # Told by the class, since torch.compile puts another function in nn.Module's place.
+        self.stock = parent.stock if parent else owner in (object, nn.Module)
         signature = list(inspect.signature(self.initialise).parameters.values())[1:]
-        self.parameters = {} if stock else {p.name: p for p in signature}
+        self.parameters = {} if self.stock else {p.name: p for p in signature}
         self.options = tuple(name for name in _OPTIONS if self.parameters.pop(name, None))
-        hints = {} if stock else get_type_hints(self.initialise, include_extras=True)
+        hints = {} if self.stock else get_type_hints(self.initialise, include_extras=True)
         self.types: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

@@ -218,6 +218,24 @@ def test_a_constructor_inherited_from_a_block_is_kept():
     assert "Child cannot be built: gama: unknown argument" in message(Child, gama=3)
 
 
+def test_a_block_without_a_constructor_is_inherited_after_a_compilation():
+    @block
+    class Parent(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    # The first compilation of a process replaces nn.Module's own constructor.
+    assert torch.compile(Parent(), backend="eager")(torch.ones(1)) == 2
+
+    @block
+    class Child(Parent):
+        pass
+
+    assert repr(Child()) == "Child()"
+    assert recorded_arguments(Child()) == {}
+    assert "size: unknown argument" in message(Child, size=3)
+
+
 def test_wrong_default_is_an_error():
     @block
     class Wrong:
