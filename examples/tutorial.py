@@ -743,7 +743,7 @@ table(
 # loss, and feature matching as a term of the generator's loss.
 
 # %%
-improved, log = run("improved_gan_small", 400)
+improved, log = run("improved_gan_small", 250)
 table(MEASURES, [judged("improved", improved)])
 picture(
     plots.figure_of_samples({"": improved.sample(60, seed=1)}, rows=5),
@@ -826,7 +826,7 @@ picture(
 
 # %%
 fgans = {
-    word: run("fgan_small", 900, f'loss.divergence.block="{word}"')[0]
+    word: run("fgan_small", 600, f'loss.divergence.block="{word}"', "ema=0.9")[0]
     for word in ("JensenShannon", "KL")
 }
 table(MEASURES, [judged(word, trainer) for word, trainer in fgans.items()])
@@ -1046,8 +1046,8 @@ print(str(caught[0].message))
 # After so few the one with the penalty draws digits, and the clipped one not yet.
 
 # %%
-wgan, wgan_log = run("mnist_wgan_small", 1000, "ema=0.9")
-wgan_gp, wgan_gp_log = run("mnist_wgan_gp_small", 800, "ema=0.9")
+wgan, wgan_log = run("mnist_wgan_small", 500, "ema=0.9")
+wgan_gp, wgan_gp_log = run("mnist_wgan_gp_small", 500, "ema=0.9")
 wgans = {"weight clipping": wgan, "gradient penalty": wgan_gp}
 table(MEASURES, [judged(name, trainer) for name, trainer in wgans.items()])
 picture(

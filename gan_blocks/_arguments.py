@@ -169,12 +169,14 @@ def field_type(annotation: Any) -> Any:
         return annotation
     if origin is tuple:
         return tuple[tuple(map(field_type, arguments))]  # type: ignore[misc]
+    if origin is dict and arguments[0] is str:
+        return dict[tuple(map(field_type, arguments))]  # type: ignore[misc]
     if origin in (Union, UnionType):
         return Union[tuple(map(field_type, arguments))]  # noqa: UP007
     raise TypeError(
         f"{shown(annotation)} cannot stand in a config file: an argument of a block is a number, "
-        "a string, a bool, a tuple of those, a Literal, or another block; tensors and networks "
-        "arrive through methods"
+        "a string, a bool, a tuple or a dict by name of those, a Literal, or another block; tensors "
+        "and networks arrive through methods"
     )
 
 

@@ -1,13 +1,22 @@
 """The library's own blocks, through the same hooks as any plugin's."""
 
+from gan_blocks.auxiliary.adaptive_weight import AdaptiveWeight
 from gan_blocks.auxiliary.feature_matching import FeatureMatchingLoss
+from gan_blocks.auxiliary.gradient_balancer import GradientBalancer
+from gan_blocks.auxiliary.historical_averaging import HistoricalAveraging
+from gan_blocks.auxiliary.layerwise_feature_matching import LayerwiseFeatureMatchingLoss
 from gan_blocks.constraints.weight_clipper import WeightClipper
+from gan_blocks.divergences.alpha import AlphaDivergence
 from gan_blocks.divergences.gan import GANDivergence
+from gan_blocks.divergences.jeffrey import Jeffrey
 from gan_blocks.divergences.jensen_shannon import JensenShannon
 from gan_blocks.divergences.kl import KL
+from gan_blocks.divergences.neyman_chi2 import NeymanChi2
 from gan_blocks.divergences.pearson_chi2 import PearsonChi2
 from gan_blocks.divergences.reverse_kl import ReverseKL
 from gan_blocks.divergences.squared_hellinger import SquaredHellinger
+from gan_blocks.divergences.total_variation import TotalVariation
+from gan_blocks.divergences.weighted_jensen_shannon import WeightedJensenShannon
 from gan_blocks.hookspecs import hookimpl
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
@@ -17,6 +26,7 @@ from gan_blocks.losses.least_squares import LeastSquaresLoss
 from gan_blocks.losses.minimax import MinimaxLoss
 from gan_blocks.losses.non_saturating import NonSaturatingLoss
 from gan_blocks.losses.relativistic import RelativisticLoss
+from gan_blocks.losses.relativistic_average import RelativisticAverageLoss
 from gan_blocks.losses.wasserstein import WassersteinLoss
 from gan_blocks.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from gan_blocks.networks.mlp import MLPDiscriminator, MLPGenerator
@@ -32,7 +42,13 @@ def gan_blocks_layers() -> list[type]:
 
 @hookimpl
 def gan_blocks_auxiliary() -> list[type]:
-    return [FeatureMatchingLoss]
+    return [
+        FeatureMatchingLoss,
+        LayerwiseFeatureMatchingLoss,
+        HistoricalAveraging,
+        AdaptiveWeight,
+        GradientBalancer,
+    ]
 
 
 @hookimpl
@@ -44,13 +60,26 @@ def gan_blocks_losses() -> list[type]:
         MinimaxLoss,
         NonSaturatingLoss,
         RelativisticLoss,
+        RelativisticAverageLoss,
         WassersteinLoss,
     ]
 
 
 @hookimpl
 def gan_blocks_divergences() -> list[type]:
-    return [KL, ReverseKL, PearsonChi2, SquaredHellinger, JensenShannon, GANDivergence]
+    return [
+        KL,
+        ReverseKL,
+        Jeffrey,
+        PearsonChi2,
+        NeymanChi2,
+        SquaredHellinger,
+        AlphaDivergence,
+        JensenShannon,
+        WeightedJensenShannon,
+        GANDivergence,
+        TotalVariation,
+    ]
 
 
 @hookimpl

@@ -302,6 +302,8 @@ class Registry:
     def _plain(self, value: Any) -> Any:
         if isinstance(value, tuple):
             return [self._plain(item) for item in value]
+        if isinstance(value, dict):
+            return {name: self._plain(item) for name, item in value.items()}
         if value is None or isinstance(value, bool | int | float | str):
             return value
         return self.to_spec(value)

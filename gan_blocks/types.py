@@ -17,12 +17,18 @@ NonNegativeInt = Annotated[int, Ge(0), Lt(2**31)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Probability = Annotated[float, Ge(0), Le(1)]
+OpenProbability = Annotated[float, Gt(0), Lt(1)]
 PositiveProbability = Annotated[float, Gt(0), Le(1)]
+DecayRate = Annotated[float, Ge(0), Lt(1)]
+"""Of a moving average: 0 keeps the last value only."""
 Shape = Annotated[tuple[PositiveInt, ...], MinLen(1)]
 """The shape of one sample, without the batch dimension."""
 
 Combine = Literal["sum", "mean"]
 """How the terms of several sub-discriminators become one number."""
+
+Comparison = Literal["softplus", "least_squares", "hinge"]
+"""How a relativistic loss compares real with generated."""
 
 ALL_FLOATS = ("float16", "bfloat16", "float32", "float64")
 """For the capability record of a block that computes half precision in float32."""
@@ -60,6 +66,8 @@ class Divergence(Protocol):
     def activation(self, v: Tensor) -> Tensor: ...
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor: ...
+
+    def optimal_critic(self, log_ratio: Tensor) -> Tensor: ...
 
     def between(self, p: Tensor, q: Tensor) -> Tensor: ...
 

@@ -4,11 +4,13 @@ A reference loops over the samples and writes the paper's formula down; it share
 block.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import scipy.special
 import torch
 from torch import Tensor, nn
 
@@ -120,7 +122,22 @@ LOSSES = [
     *loss_cases(
         {"block": "NonSaturatingLoss", "real_target": 0.9}, bce(0.9), bce(0), bce(1), "-smoothed"
     ),
+    *loss_cases(
+        {"block": "NonSaturatingLoss", "real_target": 0.8, "fake_target": 0.1}
+        | {"discriminator_scale": 0.5},
+        lambda x: bce(0.8)(x) / 2,
+        lambda x: bce(0.1)(x) / 2,
+        bce(1),
+        "-two-sided",
+    )[:2],
     *loss_cases({"block": "LeastSquaresLoss"}, square(1), square(0), square(1)),
+    *loss_cases(
+        {"block": "LeastSquaresLoss", "discriminator_scale": 2, "generator_scale": 1},
+        lambda x: 4 * square(1)(x),
+        lambda x: 4 * square(0)(x),
+        lambda x: 2 * square(1)(x),
+        "-scales",
+    )[:2],
     *loss_cases(
         {
             "block": "LeastSquaresLoss",
@@ -134,10 +151,39 @@ LOSSES = [
         "-targets",
     ),
     *loss_cases({"block": "HingeLoss"}, margin(1), margin(-1), lambda x: -x),
+    *loss_cases(
+        {"block": "HingeLoss", "discriminator_scale": 0.5},
+        lambda x: margin(1)(x) / 2,
+        lambda x: margin(-1)(x) / 2,
+        lambda x: -x,
+        "-half",
+    )[:2],
     *loss_cases({"block": "WassersteinLoss"}, lambda x: -x, identity, lambda x: -x),
 ]
 
-for name, activation, conjugate in (
+
+def lambert(t: Tensor) -> Tensor:
+    """Jeffrey's conjugate as the paper has it."""
+    w = torch.as_tensor(scipy.special.lambertw(math.exp(1 - float(t))).real, dtype=t.dtype)
+    return w + 1 / w + t - 2
+
+
+def power(alpha: float) -> Term:
+    def conjugate(t: Tensor) -> Tensor:
+        base = t * (alpha - 1) + 1
+        base = base if alpha < 1 or base > 0 else 0 * base
+        return (base ** (alpha / (alpha - 1)) - 1) / alpha
+
+    return conjugate
+
+
+def log_sigmoid_plus(constant: float) -> Term:
+    return lambda v: constant - torch.log(1 + torch.exp(-v))
+
+
+ALPHAS = (-1.5, 0.3, 0.7, 1.7, 3.0)
+
+for divergence, activation, conjugate in (
     ("KL", identity, lambda t: torch.exp(t - 1)),
     ("ReverseKL", lambda v: -torch.exp(-v), lambda t: -1 - torch.log(-t)),
     ("PearsonChi2", identity, lambda t: t**2 / 4 + t if t >= -2 else 0 * t - 1),
@@ -148,8 +194,30 @@ for name, activation, conjugate in (
         lambda t: -torch.log(2 - torch.exp(t)),
     ),
     ("GANDivergence", log_sigmoid, lambda t: -torch.log(1 - torch.exp(t))),
+    ("NeymanChi2", lambda v: 1 - torch.exp(-v), lambda t: 2 - 2 * (1 - t) ** 0.5),
+    ("Jeffrey", identity, lambert),
+    (
+        "TotalVariation",
+        lambda v: (torch.exp(v) - torch.exp(-v)) / (torch.exp(v) + torch.exp(-v)) / 2,
+        identity,
+    ),
+    (
+        {"block": "WeightedJensenShannon", "pi": 0.3},
+        log_sigmoid_plus(-0.3 * math.log(0.3)),
+        lambda t: 0.7 * torch.log(0.7 / (1 - 0.3 * torch.exp(t / 0.3))),
+    ),
+    *(
+        (
+            {"block": "AlphaDivergence", "alpha": a},
+            identity if a > 1 else log_sigmoid_plus(1 / (1 - a)),
+            power(a),
+        )
+        for a in (-1.5, 0.3, 1.7)
+    ),
 ):
-    spec = {"block": "FDivergenceLoss", "divergence": {"block": name}}
+    nested = divergence if isinstance(divergence, dict) else {"block": divergence}
+    name = "-".join(map(str, nested.values()))
+    spec = {"block": "FDivergenceLoss", "divergence": nested}
 
     def gain(v: Tensor, activation: Any = activation) -> Tensor:
         return -activation(v)
@@ -166,7 +234,60 @@ def relativistic(block: Any, better: Tensor, worse: Tensor) -> Tensor:
     return mean(lambda b, w: -log_sigmoid(b - w), better.flatten(), worse.flatten())
 
 
+def compared(block: Any, better: Tensor, worse: Tensor) -> Tensor:
+    """Each logit with the mean of the other side, by the block's comparison."""
+    phi: Term = {
+        "softplus": lambda d: torch.log(1 + torch.exp(-d)),
+        "least_squares": lambda d: (d - 1) ** 2,
+        "hinge": margin(1),
+    }[block.comparison]
+    b, w = better.flatten(), worse.flatten()
+    if type(block).__name__ == "RelativisticLoss":
+        return mean(phi, b - w)
+    mean_b, mean_w = sum(b) / len(b), sum(w) / len(w)
+    return mean(lambda x: phi(x - mean_w), b) + mean(lambda x: phi(mean_b - x), w)
+
+
+for spec, sizes in (
+    ({"block": "RelativisticLoss", "comparison": "least_squares"}, (6, 6)),
+    ({"block": "RelativisticLoss", "comparison": "hinge"}, (6, 6)),
+    ({"block": "RelativisticAverageLoss"}, (6, 4)),
+    (
+        {"block": "RelativisticAverageLoss", "comparison": "least_squares"}
+        | {"discriminator_scale": 0.5, "generator_scale": 0.25},
+        (6, 4),
+    ),
+    ({"block": "RelativisticAverageLoss", "comparison": "hinge"}, (5, 3)),
+):
+    LOSSES += [
+        Case(
+            spec,
+            inputs=lambda make, sizes=sizes: (make(sizes[0], 1), make(sizes[1], 1)),
+            call=lambda loss, r, f: loss.discriminator(r, f),
+            reference=lambda loss, r, f: (
+                getattr(loss, "discriminator_scale", 1) * compared(loss, r, f)
+            ),
+            note="-".join(["discriminator", *map(str, list(spec.values())[1:])]),
+        ),
+        Case(
+            spec,
+            inputs=lambda make, sizes=sizes: (make(sizes[1], 1), make(sizes[0], 1)),
+            call=lambda loss, f, r: loss.generator(f, r),
+            reference=lambda loss, f, r: getattr(loss, "generator_scale", 1) * compared(loss, f, r),
+            note="-".join(["generator", *map(str, list(spec.values())[1:])]),
+        ),
+    ]
+
 LOSSES += [
+    Case(
+        {"block": "RelativisticAverageLoss", "combine": "mean"},
+        inputs=lambda make: (make(3, 2), make(3), make(2, 2), make(4)),
+        call=lambda loss, r1, r2, f1, f2: loss.discriminator([r1, r2], [f1, f2]),
+        reference=lambda loss, r1, r2, f1, f2: (
+            (compared(loss, r1, f1) + compared(loss, r2, f2)) / 2
+        ),
+        note="discriminator-of-two",
+    ),
     Case(
         {"block": "RelativisticLoss"},
         inputs=lambda make: (make(6, 1), make(6, 1)),
@@ -196,7 +317,9 @@ LOSSES += [
 # --- divergences -------------------------------------------------------------------------------
 
 
-def divergence_cases(name: str, f: Term, derivative: Term, conjugate: Term, g: Term) -> list[Case]:
+def divergence_cases(
+    divergence: str | dict[str, Any], f: Term, derivative: Term, conjugate: Term, g: Term
+) -> list[Case]:
     """Each formula of a divergence, sample by sample, and its sum over a discrete distribution."""
 
     def each(function: Term) -> Callable[..., Tensor]:
@@ -211,35 +334,43 @@ def divergence_cases(name: str, f: Term, derivative: Term, conjugate: Term, g: T
             ]
         )
 
-    ratios = {"inputs": lambda make: (make(9).exp(),), "spec": {"block": name}}
-    values = {"inputs": lambda make: (make(9),), "spec": {"block": name}}
+    spec = divergence if isinstance(divergence, dict) else {"block": divergence}
+    words = [str(value) for value in list(spec.values())[1:]]
+    ratios = {"inputs": lambda make: (make(9).exp(),), "spec": spec}
+    values = {"inputs": lambda make: (make(9),), "spec": spec}
+
+    def named(note: str) -> str:
+        return "-".join([note, *words])
+
     return [
-        Case(**ratios, call=lambda d, u: d.f(u), reference=each(f), note="f"),
+        Case(**ratios, call=lambda d, u: d.f(u), reference=each(f), note=named("f")),
         Case(
             **ratios,
             call=lambda d, u: d.derivative(u),
             reference=each(derivative),
-            note="derivative",
+            note=named("derivative"),
         ),
-        Case(**values, call=lambda d, v: d.activation(v), reference=each(g), note="activation"),
+        Case(
+            **values, call=lambda d, v: d.activation(v), reference=each(g), note=named("activation")
+        ),
         Case(
             **values,
             call=lambda d, v: d.conjugate(d.activation(v)),
             reference=each(lambda v: conjugate(g(v))),
-            note="conjugate",
+            note=named("conjugate"),
         ),
         Case(
             **values,
             call=lambda d, v: d.conjugate_of_activation(v),
             reference=each(lambda v: conjugate(g(v))),
-            note="conjugate_of_activation",
+            note=named("conjugate_of_activation"),
         ),
         Case(
-            {"block": name},
+            spec,
             inputs=lambda make: (make(3, 5).exp(), make(3, 5).exp()),
             call=lambda d, p, q: d.between(p / p.sum(-1, True), q / q.sum(-1, True)),
             reference=lambda d, p, q: between(d, p / p.sum(-1, True), q / q.sum(-1, True)),
-            note="between",
+            note=named("between"),
             expected_failures={
                 "meta_device": "between checks that p and q are distributions, which needs values",
                 "compile_fullgraph": "the same check reads values, which breaks the graph",
@@ -291,7 +422,44 @@ DIVERGENCES = [
         lambda t: -torch.log(1 - torch.exp(t)),
         log_sigmoid,
     ),
+    *divergence_cases(
+        "NeymanChi2",
+        lambda u: (1 - u) ** 2 / u,
+        lambda u: 1 - u**-2,
+        lambda t: 2 - 2 * (1 - t) ** 0.5,
+        lambda v: 1 - torch.exp(-v),
+    ),
+    *divergence_cases(
+        "Jeffrey",
+        lambda u: (u - 1) * torch.log(u),
+        lambda u: 1 + torch.log(u) - 1 / u,
+        lambert,
+        identity,
+    ),
+    *divergence_cases(
+        "TotalVariation",
+        lambda u: (u - 1 if u > 1 else 1 - u) / 2,
+        lambda u: 0 * u + (0.5 if u > 1 else -0.5),
+        identity,
+        lambda v: (torch.exp(v) - torch.exp(-v)) / (torch.exp(v) + torch.exp(-v)) / 2,
+    ),
+    *divergence_cases(
+        {"block": "WeightedJensenShannon", "pi": 0.3},
+        lambda u: 0.3 * u * torch.log(u) - (0.7 + 0.3 * u) * torch.log(0.7 + 0.3 * u),
+        lambda u: 0.3 * torch.log(u / (0.7 + 0.3 * u)),
+        lambda t: 0.7 * torch.log(0.7 / (1 - 0.3 * torch.exp(t / 0.3))),
+        log_sigmoid_plus(-0.3 * math.log(0.3)),
+    ),
 ]
+
+for a in ALPHAS:
+    DIVERGENCES += divergence_cases(
+        {"block": "AlphaDivergence", "alpha": a},
+        lambda u, a=a: (u**a - 1 - a * (u - 1)) / (a * (a - 1)),
+        lambda u, a=a: (u ** (a - 1) - 1) / (a - 1),
+        power(a),
+        identity if a > 1 else log_sigmoid_plus(1 / (1 - a)),
+    )
 
 
 # --- penalties ---------------------------------------------------------------------------------
@@ -677,6 +845,137 @@ AUXILIARY = [
         detached=(0,),
         note="mean-absolute",
     ),
+]
+
+
+def layer_distances(loss: Any, *maps: Tensor) -> Tensor:
+    """Real and then generated maps: two sub-discriminators of two maps each."""
+    real, fake = maps[: len(maps) // 2], maps[len(maps) // 2 :]
+
+    def size(x: Tensor) -> Tensor:
+        return x.abs() if loss.distance == "l1" else x**2
+
+    terms = []
+    for layers in ((0, 1), (2, 3)):
+        compared = layers if loss.last_map else layers[:-1]
+        total = torch.zeros((), dtype=torch.float64)
+        for position, i in enumerate(compared):
+            value = mean(size, (real[i] - fake[i]).flatten())
+            if loss.relative:
+                value = value / mean(size, real[i].flatten())
+            total = total + (loss.layer_weights or (1, 1))[position] * value
+        terms.append(total / len(compared) if loss.layers == "mean" else total)
+    together = terms[0] + terms[1]
+    return loss.weight * (together / 2 if loss.discriminators == "mean" else together)
+
+
+def layerwise(arguments: dict[str, Any], note: str = "") -> Case:
+    return Case(
+        {"block": "LayerwiseFeatureMatchingLoss"} | arguments,
+        inputs=lambda make: tuple(make(3, *s) for _ in "rf" for s in ((2, 4), (1,), (5,), (2,))),
+        call=lambda loss, *x: loss([x[:2], x[2:4]], [x[4:6], x[6:]]),
+        reference=layer_distances,
+        detached=(0, 1, 2, 3),
+        note=note,
+    )
+
+
+def history(term: Any, *states: Tensor) -> Tensor:
+    """The term at the last of several states of a module, from no history."""
+    term, module = copy.deepcopy(term), nn.Linear(1, 1, bias=False)
+    for state in states[:-1]:
+        module.weight = nn.Parameter(state.detach())
+        term(module)
+    last = states[-1] if states[-1].requires_grad else states[-1].detach().requires_grad_()
+    module._parameters["weight"] = last  # pyright: ignore[reportArgumentType]
+    return term(module)
+
+
+def distance_from_the_mean(term: Any, *states: Tensor) -> Tensor:
+    past = sum(states[:-1], torch.zeros_like(states[0])).detach() / (len(states) - 1)
+    squares = [(a - b) ** 2 for a, b in zip(states[-1].flatten(), past.flatten(), strict=True)]
+    return torch.stack(squares).sum()
+
+
+def weight_of(balance: Any, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    """The adaptive weight of two losses of a linear layer."""
+    w = w.detach().requires_grad_()
+    return balance(((x @ w) ** 2).sum(), torch.sin(y @ w).sum(), w)
+
+
+def ratio_of_norms(balance: Any, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    first = sum(2 * (row * w).sum() * row for row in x)
+    second = sum(torch.cos((row * w).sum()) * row for row in y)
+    ratio = sum(first**2) ** 0.5 / (sum(second**2) ** 0.5 + balance.eps)
+    return balance.weight * torch.as_tensor(min(float(ratio), balance.maximum), dtype=w.dtype)
+
+
+def balanced(balancer: Any, output: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    output = output if output.requires_grad else output.detach().requires_grad_()
+    losses = {"first": (output * y).sum(), "second": (output * z).sum()}
+    return copy.deepcopy(balancer)(losses, output)
+
+
+def shares(balancer: Any, output: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    def norm(gradient: Tensor) -> Tensor:
+        if balancer.per_sample:
+            return mean(lambda g: (g**2).sum() ** 0.5, gradient)
+        return (gradient**2).sum() ** 0.5
+
+    first = 3 / 4 * (output * y).sum() / norm(y)
+    second = 1 / 4 * (output * z).sum() / norm(z)
+    return balancer.total_norm * (first + second)
+
+
+AUXILIARY += [
+    *(
+        Case(
+            {"block": "AdaptiveWeight"} | arguments,
+            inputs=lambda make: (make(4, 3), make(5, 3), make(3)),
+            call=weight_of,
+            reference=ratio_of_norms,
+            batched=2,
+            note=note,
+            expected_failures=expected,
+        )
+        for arguments, note, expected in (
+            ({}, "", {"gradient": "the weight is a number, detached on purpose"}),
+            ({"maximum": 0.1}, "limited", {}),
+            ({"weight": 0.8, "eps": 0.5}, "weighted", {"gradient": "likewise"}),
+        )
+    ),
+    *(
+        Case(
+            {"block": "GradientBalancer", "weights": {"first": 3, "second": 1}} | arguments,
+            inputs=lambda make: (make(4, 3), make(4, 3), make(4, 3)),
+            call=balanced,
+            reference=shares,
+            detached=(1, 2),
+            note=note,
+        )
+        for arguments, note in (({}, ""), ({"total_norm": 2, "per_sample": False}, "batch"))
+    ),
+    Case(
+        {"block": "HistoricalAveraging"},
+        inputs=lambda make: (make(3, 2), make(3, 2), make(3, 2), make(3, 2)),
+        call=history,
+        reference=distance_from_the_mean,
+        detached=(0, 1, 2),
+    ),
+    Case(
+        {"block": "FeatureMatchingLoss", "distance": "l1"},
+        inputs=lambda make: (make(4, 5), make(3, 5)),
+        reference=lambda loss, r, f: torch.stack(
+            [(a.sum() / 4 - b.sum() / 3).abs() for a, b in zip(r.T, f.T, strict=True)]
+        ).sum(),
+        detached=(0,),
+        note="l1",
+    ),
+    layerwise({}),
+    layerwise(
+        {"weight": 2, "layers": "mean", "discriminators": "mean", "relative": True}, "relative"
+    ),
+    layerwise({"distance": "l2", "relative": True, "layer_weights": [0.5, 3]}, "weights"),
 ]
 
 CASES: list[Case] = [

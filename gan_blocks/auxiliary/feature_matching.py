@@ -22,8 +22,9 @@ class FeatureMatchingLoss(nn.Module):
     own permutation, and smaller for a collapsed generator than for the right one.
 
     Args:
-        distance: `l2` is the paper's; `mean_squared` and `mean_absolute` average over the features
-            instead, as the authors' code does for MNIST and for CIFAR-10.
+        distance: `l2` is the paper's, the sum of squares; `l1` is the sum of absolute differences of
+            the means. `mean_squared` and `mean_absolute` average over the features instead, as the
+            authors' code does for MNIST and for CIFAR-10.
 
     Shape:
         Real features `(N, ...)` and generated features `(M, ...)`, equal but for the batch size. The
@@ -45,7 +46,9 @@ class FeatureMatchingLoss(nn.Module):
         Salimans et al., "Improved Techniques for Training GANs", 2016, arXiv:1606.03498, section 3.1.
     """
 
-    def __init__(self, distance: Literal["l2", "mean_squared", "mean_absolute"] = "l2") -> None:
+    def __init__(
+        self, distance: Literal["l2", "l1", "mean_squared", "mean_absolute"] = "l2"
+    ) -> None:
         super().__init__()
         self.distance = distance
 
@@ -66,7 +69,6 @@ class FeatureMatchingLoss(nn.Module):
             )
         real_mean = at_least_float32(real_features).detach().mean(0)
         difference = real_mean - at_least_float32(fake_features).mean(0)
-        if self.distance == "mean_absolute":
-            return difference.abs().mean()
-        squares = difference.square()
-        return squares.sum() if self.distance == "l2" else squares.mean()
+        squared = self.distance in ("l2", "mean_squared")
+        terms = difference.square() if squared else difference.abs()
+        return terms.sum() if self.distance in ("l2", "l1") else terms.mean()

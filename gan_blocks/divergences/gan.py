@@ -32,6 +32,9 @@ class GANDivergence(FDivergence):
         Nowozin, Cseke and Tomioka, "f-GAN", 2016, arXiv:1606.00709, tables 1, 2 and 6.
     """
 
+    def __init__(self) -> None:
+        """No check of f(1) = 0: it is -log 4."""
+
     threshold = -math.log(2)
     slope_at_infinity = 0.0
 
@@ -53,3 +56,6 @@ class GANDivergence(FDivergence):
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
         return softplus(v)
+
+    def optimal_critic(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio

@@ -63,3 +63,6 @@ class JensenShannon(FDivergence):
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
         return softplus(v) - math.log(2)
+
+    def optimal_critic(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from gan_blocks.divergences.base import FDivergence
 from gan_blocks.spec import block
@@ -47,3 +48,9 @@ class KL(FDivergence):
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
         return (v - 1).exp()
+
+    def optimal_critic(self, log_ratio: Tensor) -> Tensor:
+        return 1 + log_ratio
+
+    def between_gaussians(self, p: Normal, q: Normal) -> Tensor:
+        return kl_divergence(p, q)

@@ -2,8 +2,11 @@
 
 import math
 
+import torch
 from torch import Tensor
+from torch.distributions import Normal
 
+from gan_blocks._math import log_affinity
 from gan_blocks.divergences.base import FDivergence
 from gan_blocks.spec import block
 
@@ -47,3 +50,9 @@ class PearsonChi2(FDivergence):
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
         return self.conjugate(v)
+
+    def optimal_critic(self, log_ratio: Tensor) -> Tensor:
+        return 2 * torch.expm1(log_ratio)
+
+    def between_gaussians(self, p: Normal, q: Normal) -> Tensor:
+        return torch.expm1(log_affinity(2, p, q))

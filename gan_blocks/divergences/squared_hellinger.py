@@ -4,7 +4,9 @@ import math
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
+from gan_blocks._math import log_affinity
 from gan_blocks.divergences.base import FDivergence
 from gan_blocks.spec import block
 
@@ -50,3 +52,9 @@ class SquaredHellinger(FDivergence):
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
         return torch.expm1(v)
+
+    def optimal_critic(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio / 2
+
+    def between_gaussians(self, p: Normal, q: Normal) -> Tensor:
+        return -2 * torch.expm1(log_affinity(0.5, p, q))

@@ -1,10 +1,12 @@
 """f-GAN: a variational bound on any f-divergence as a training loss."""
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Divergence, Logits
 
@@ -70,7 +72,7 @@ class FDivergenceLoss(nn.Module):
         """The critic's loss; its negative bounds the divergence from below."""
         g, conjugate_of_g = self.divergence.activation, self.divergence.conjugate_of_activation
         terms = [
-            conjugate_of_g(f).mean() - g(r).mean()
+            _Difference.apply(conjugate_of_g(f).mean(), g(r).mean())
             for r, f in pairs_of_critics(real_logits, fake_logits)
         ]
         return combined(terms, self.combine)
@@ -82,4 +84,34 @@ class FDivergenceLoss(nn.Module):
         terms = [-gain(f).mean() for f in sub_critics("fake_logits", fake_logits)]
         return combined(terms, self.combine)
 
+    def optimal_critic(self, log_ratio: Tensor) -> Tensor:
+        r"""The critic value at which the bound is tight, $g(v) = f'(p/q)$.
+
+        Args:
+            log_ratio: $\log(p/q)$, of any shape; infinite where one density is 0.
+        """
+        return self.divergence.optimal_critic(log_ratio)
+
     forward = two_sided
+
+
+class _Difference(torch.autograd.Function):
+    """a - b, and infinity where both are minus infinity.
+
+    Both can overflow with the Neyman divergence only, whose e^-r on real samples outgrows its
+    2 e^(-f/2) on generated ones.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where((a == -math.inf) & (b == -math.inf), math.inf, a - b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, -gradient

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from gan_blocks._math import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
 from gan_blocks.spec import block
-from gan_blocks.types import ALL_FLOATS, Combine, Logits
+from gan_blocks.types import ALL_FLOATS, Combine, Logits, PositiveFloat
 
 
 @block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
@@ -16,10 +16,10 @@ class HingeLoss(nn.Module):
     $$L_D = \mathbb{E}\max(0, 1 - r) + \mathbb{E}\max(0, 1 + f), \qquad L_G = -\mathbb{E} f.$$
 
     A sample on the right side of its margin gives the critic no gradient. The optimum is
-    $D^* = \mathrm{sign}(p - q)$ with loss $2 - 2\,\mathrm{TV}(p, q)$. VQGAN and latent diffusion use
-    half of $L_D$.
+    $D^* = \mathrm{sign}(p - q)$ with loss $2 - 2\,\mathrm{TV}(p, q)$.
 
     Args:
+        discriminator_scale: Factor of $L_D$; VQGAN and latent diffusion have 0.5.
         combine: How several sub-discriminators are combined.
 
     Shape:
@@ -43,8 +43,9 @@ class HingeLoss(nn.Module):
         for GANs", 2018, arXiv:1802.05957, equations 16 and 17.
     """
 
-    def __init__(self, combine: Combine = "sum") -> None:
+    def __init__(self, discriminator_scale: PositiveFloat = 1.0, combine: Combine = "sum") -> None:
         super().__init__()
+        self.discriminator_scale = discriminator_scale
         self.combine: Combine = combine
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
@@ -53,11 +54,19 @@ class HingeLoss(nn.Module):
             (1 - r).relu().mean() + (1 + f).relu().mean()
             for r, f in pairs_of_critics(real_logits, fake_logits)
         ]
-        return combined(terms, self.combine)
+        return self.discriminator_scale * combined(terms, self.combine)
 
     def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; real values are not used."""
         terms = [-f.mean() for f in sub_critics("fake_logits", fake_logits)]
         return combined(terms, self.combine)
+
+    def optimal_critic(self, log_ratio: Tensor) -> Tensor:
+        r"""$D^* = \mathrm{sign}(p - q)$.
+
+        Args:
+            log_ratio: $\log(p/q)$, of any shape; infinite where one density is 0.
+        """
+        return log_ratio.sign()
 
     forward = two_sided

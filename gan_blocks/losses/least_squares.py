@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from gan_blocks._math import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
 from gan_blocks.spec import block
-from gan_blocks.types import ALL_FLOATS, Combine, Logits
+from gan_blocks.types import ALL_FLOATS, Combine, Logits, PositiveFloat
 
 
 @block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
@@ -13,18 +13,21 @@ class LeastSquaresLoss(nn.Module):
 
     For real critic values $r$ and fake ones $f$ both sides minimise
 
-    $$L_D = \tfrac12 \mathbb{E}(r - b)^2 + \tfrac12 \mathbb{E}(f - a)^2,
-      \qquad L_G = \tfrac12 \mathbb{E}(f - c)^2,$$
+    $$L_D = s_D \left[\mathbb{E}(r - b)^2 + \mathbb{E}(f - a)^2\right],
+      \qquad L_G = s_G\, \mathbb{E}(f - c)^2,$$
 
-    where $a$, $b$ and $c$ are the fake, real and generator targets. The optimum is
+    where $a$, $b$ and $c$ are the fake, real and generator targets. The factors $s_D$ and $s_G$ are
+    $\tfrac12$ in the paper, 1 in vocoders such as HiFi-GAN, and $\tfrac12$ and 1 in CycleGAN. The
+    optimum is
     $D^* = (b p + a q)/(p + q)$. With $(a, b, c) = (-1, 1, 0)$, hence $b - c = 1$ and $b - a = 2$, the
-    generator minimises half the Pearson divergence between $p + q$ and $2q$. The halves are the
-    paper's; vocoders such as HiFi-GAN leave them out, which doubles both sides.
+    generator minimises half the Pearson divergence between $p + q$ and $2q$, if $s_G = \tfrac12$.
 
     Args:
         fake_target: $a$.
         real_target: $b$.
         generator_target: $c$.
+        discriminator_scale: $s_D$.
+        generator_scale: $s_G$.
         combine: How several sub-discriminators are combined.
 
     Shape:
@@ -53,6 +56,8 @@ class LeastSquaresLoss(nn.Module):
         fake_target: float = 0.0,
         real_target: float = 1.0,
         generator_target: float = 1.0,
+        discriminator_scale: PositiveFloat = 0.5,
+        generator_scale: PositiveFloat = 0.5,
         combine: Combine = "sum",
     ) -> None:
         super().__init__()
@@ -63,22 +68,32 @@ class LeastSquaresLoss(nn.Module):
         self.fake_target = fake_target
         self.real_target = real_target
         self.generator_target = generator_target
+        self.discriminator_scale = discriminator_scale
+        self.generator_scale = generator_scale
         self.combine: Combine = combine
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """The discriminator's loss."""
         terms = [
-            ((r - self.real_target).square().mean() + (f - self.fake_target).square().mean()) / 2
+            (r - self.real_target).square().mean() + (f - self.fake_target).square().mean()
             for r, f in pairs_of_critics(real_logits, fake_logits)
         ]
-        return combined(terms, self.combine)
+        return self.discriminator_scale * combined(terms, self.combine)
 
     def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; real logits are not used."""
         terms = [
-            (f - self.generator_target).square().mean() / 2
+            (f - self.generator_target).square().mean()
             for f in sub_critics("fake_logits", fake_logits)
         ]
-        return combined(terms, self.combine)
+        return self.generator_scale * combined(terms, self.combine)
+
+    def optimal_critic(self, log_ratio: Tensor) -> Tensor:
+        r"""$D^* = (b p + a q)/(p + q)$.
+
+        Args:
+            log_ratio: $\log(p/q)$, of any shape; infinite where one density is 0.
+        """
+        return self.fake_target + (self.real_target - self.fake_target) * log_ratio.sigmoid()
 
     forward = two_sided

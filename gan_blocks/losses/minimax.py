@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from gan_blocks._math import combined, pairs_of_critics, softplus, sub_critics, two_sided
+from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._math import softplus
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Logits
 
@@ -61,5 +62,13 @@ class MinimaxLoss(nn.Module):
         """The generator's loss; real logits are not used."""
         terms = [-softplus(f).mean() for f in sub_critics("fake_logits", fake_logits)]
         return combined(terms, self.combine)
+
+    def optimal_critic(self, log_ratio: Tensor) -> Tensor:
+        r"""The logit of $D^* = p/(p+q)$.
+
+        Args:
+            log_ratio: $\log(p/q)$, of any shape; infinite where one density is 0.
+        """
+        return log_ratio
 
     forward = two_sided

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from gan_blocks._math import combined, pairs_of_critics, softplus, two_sided
+from gan_blocks._logits import COMPARISONS, combined, pairs_of_critics, two_sided
 from gan_blocks.spec import block
-from gan_blocks.types import ALL_FLOATS, Combine, Logits
+from gan_blocks.types import ALL_FLOATS, Combine, Comparison, Logits
 
 
 @block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
@@ -14,15 +14,19 @@ class RelativisticLoss(nn.Module):
     Each real sample is compared with one generated sample. For real logits $r_i$ and fake logits
     $f_i$ both sides minimise
 
-    $$L_D = \tfrac1n \sum_i \zeta(-(r_i - f_i)), \qquad L_G = \tfrac1n \sum_i \zeta(-(f_i - r_i)),$$
+    $$L_D = \tfrac1n \sum_i \phi(r_i - f_i), \qquad L_G = \tfrac1n \sum_i \phi(f_i - r_i),$$
 
-    where $\zeta(x) = \log(1 + e^x)$ is the softplus. A decision boundary has to lie beside each real
+    $$\phi(d) = \log(1 + e^{-d}) \text{ (softplus)}, \quad (d - 1)^2 \text{ (least squares)}, \quad
+      \max(0, 1 - d) \text{ (hinge)}.$$
+
+    A decision boundary has to lie beside each real
     sample, so dropping a mode costs. Adding a constant to the critic changes nothing. This is the
     non-saturating form that R3GAN's code trains with; its paper prints the zero-sum one.
 
     In the generator's step pass the logits of real samples too.
 
     Args:
+        comparison: $\phi$.
         combine: How several sub-discriminators are combined.
 
     Shape:
@@ -49,18 +53,39 @@ class RelativisticLoss(nn.Module):
         arXiv:2501.05441, section 2.1.
     """
 
-    def __init__(self, combine: Combine = "sum") -> None:
+    def __init__(self, comparison: Comparison = "softplus", combine: Combine = "sum") -> None:
         super().__init__()
+        self.comparison: Comparison = comparison
         self.combine: Combine = combine
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """The discriminator's loss."""
         pairs = pairs_of_critics(real_logits, fake_logits, paired=True)
-        return combined([softplus(f - r).mean() for r, f in pairs], self.combine)
+        phi = COMPARISONS[self.comparison]
+        return combined([phi(r - f).mean() for r, f in pairs], self.combine)
 
     def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; needs the real logits."""
         pairs = pairs_of_critics(real_logits, fake_logits, paired=True)
-        return combined([softplus(r - f).mean() for r, f in pairs], self.combine)
+        phi = COMPARISONS[self.comparison]
+        return combined([phi(f - r).mean() for r, f in pairs], self.combine)
+
+    def optimal_critic(self, log_ratio: Tensor) -> Tensor:
+        r"""$\log(p/q)$, up to a constant, at which the loss is $\log 2 - \mathrm{JSD}(pq, qp)$.
+
+        $pq$ and $qp$ are the distributions of a real beside a generated sample, in the two orders.
+
+        Args:
+            log_ratio: $\log(p/q)$, of any shape; infinite where one density is 0.
+
+        Raises:
+            NotImplementedError: With another comparison than softplus the optimum depends on more
+                than the ratio at each point.
+        """
+        if self.comparison != "softplus":
+            raise NotImplementedError(
+                f"with {self.comparison} the optimum at a point depends on the whole distributions"
+            )
+        return log_ratio
 
     forward = two_sided

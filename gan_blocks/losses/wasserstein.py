@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from gan_blocks._math import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Logits
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import check_samples, input_gradient
+from gan_blocks._input_gradient import check_samples, input_gradient
 from gan_blocks.spec import block
 from gan_blocks.types import Critic, NonNegativeFloat
 
@@ -93,8 +93,14 @@ class GradientPenalty(nn.Module):
         epsilon = torch.rand(shape, generator=generator, device=real.device, dtype=torch.float32)
         epsilon = epsilon.to(real.dtype)
         points = epsilon * real + (1 - epsilon) * fake
-        # The norm's own derivative at 0 is 0 in torch; a root of a sum of squares gives NaN there.
-        excess = torch.linalg.vector_norm(input_gradient(critic, points), dim=1) - self.target
+        gradient = input_gradient(critic, points)
         if self.one_sided:
-            excess = excess.relu()
+            # Flat below the target, and so are all its derivatives; the norm's second one at 0 is NaN.
+            squares = gradient.square().sum(1)
+            outside = squares > self.target**2
+            norm = torch.where(outside, squares, 1).sqrt()
+            excess = torch.where(outside, norm - self.target, 0)
+        else:
+            # The norm's own derivative at 0 is 0 in torch; a root of a sum of squares gives NaN there.
+            excess = torch.linalg.vector_norm(gradient, dim=1) - self.target
         return self.weight * excess.square().mean()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import gradient_of_logits, input_gradient
+from gan_blocks._input_gradient import gradient_of_logits, input_gradient
 from gan_blocks.spec import block
 from gan_blocks.types import Critic, NonNegativeFloat
 

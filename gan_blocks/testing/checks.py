@@ -341,5 +341,7 @@ def _result_and_gradients(
     inputs = [x.requires_grad_(x.is_floating_point()) for x in case.tensors(torch.float32)]
     variables = [x for x in [*inputs, *_weights(block).values()] if x.requires_grad]
     result = case._seeded(call or case.call, block, *inputs)
+    if not result.requires_grad:
+        return [result]
     gradients = torch.autograd.grad(result.float().sum(), variables, allow_unused=True)
     return [result.detach(), *(g for g in gradients if g is not None)]

@@ -1,0 +1,83 @@
+"""What adversarial losses do with logits before and after their formula."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_blocks._math import at_least_float32, softplus
+from gan_blocks.types import Combine, Comparison, Logits
+
+COMPARISONS: dict[Comparison, Callable[[Tensor], Tensor]] = {
+    "softplus": lambda d: softplus(-d),
+    "least_squares": lambda d: (d - 1).square(),
+    "hinge": lambda d: (1 - d).relu(),
+}
+"""What a relativistic loss makes of by how much the better logit exceeds the worse one."""
+
+
+def sub_critics(name: str, logits: Logits) -> list[Tensor]:
+    """The logits of each sub-discriminator, checked, in float32 at least."""
+    tensors: Sequence[Any] = logits if isinstance(logits, list | tuple) else [logits]
+    if not tensors:
+        raise ValueError(
+            f"{name} is an empty list; give the logits of one sub-discriminator at least"
+        )
+    for x in tensors:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{name} should be a tensor, or a list of tensors from several "
+                f"sub-discriminators, got {type(x).__name__}"
+            )
+        if not x.is_floating_point():
+            raise TypeError(f"{name} should be floating-point logits, got {x.dtype}")
+        if x.numel() == 0:
+            raise ValueError(f"{name} is empty: shape {tuple(x.shape)}; its mean does not exist")
+    return [at_least_float32(x) for x in tensors]
+
+
+def pairs_of_critics(
+    real_logits: Logits | None, fake_logits: Logits, *, paired: bool = False
+) -> list[tuple[Tensor, Tensor]]:
+    """Real and fake logits of each sub-discriminator.
+
+    Args:
+        real_logits: Logits on real samples.
+        fake_logits: Logits on generated samples.
+        paired: Whether sample i of one belongs to sample i of the other, so that the batches must
+            be of one size.
+    """
+    if real_logits is None:
+        raise ValueError("this loss compares both sides: pass real_logits to generator() too")
+    real, fake = sub_critics("real_logits", real_logits), sub_critics("fake_logits", fake_logits)
+    if len(real) != len(fake):
+        raise ValueError(
+            f"real_logits come from {len(real)} sub-discriminators and fake_logits from {len(fake)}"
+        )
+    for r, f in zip(real, fake, strict=True):
+        if r.dim() != f.dim() or r.shape[1:] != f.shape[1:]:
+            raise ValueError(
+                f"real_logits {tuple(r.shape)} and fake_logits {tuple(f.shape)} differ in more than "
+                "the batch size; bring them to one shape, for instance with squeeze(1) or view(-1)"
+            )
+        if paired and r.shape != f.shape:
+            raise ValueError(
+                f"this loss pairs sample i with sample i: real_logits {tuple(r.shape)} and "
+                f"fake_logits {tuple(f.shape)} need one batch size"
+            )
+    return list(zip(real, fake, strict=True))
+
+
+def combined(terms: list[Tensor], how: Combine) -> Tensor:
+    """The sum or the mean of the terms of the sub-discriminators."""
+    total = torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+    return total / len(terms) if how == "mean" else total
+
+
+def two_sided(loss: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """The ``forward`` of adversarial losses: they have two sides and are not called."""
+    raise TypeError(
+        f"{type(loss).__name__} is not called itself: use .discriminator(real_logits, fake_logits) "
+        "in the critic's step and .generator(fake_logits) in the generator's"
+    )

@@ -1,0 +1,75 @@
+"""The adaptive weight of the adversarial loss in an autoencoder."""
+
+import torch
+from torch import Tensor, nn
+
+from gan_blocks._math import at_least_float32
+from gan_blocks.spec import block
+from gan_blocks.types import ALL_FLOATS, PositiveFloat
+
+
+@block(autocast=True, dtypes=ALL_FLOATS)
+class AdaptiveWeight(nn.Module):
+    r"""The weight at which the adversarial loss pulls as hard as the reconstruction.
+
+    With the weights $L$ of the decoder's last layer,
+
+    $$\lambda = w \cdot \min\left(\frac{\|\nabla_L \ell_{\mathrm{rec}}\|}
+      {\|\nabla_L \ell_{\mathrm{adv}}\| + \epsilon}, \lambda_{\max}\right),$$
+
+    detached, so the autoencoder minimises $\ell_{\mathrm{rec}} + \lambda \ell_{\mathrm{adv}}$. It
+    costs a backward pass from both losses to the last layer only. Under a gradient scaler pass the
+    unscaled losses.
+
+    Args:
+        weight: $w$; VQGAN has 0.8, latent diffusion 0.5.
+        maximum: $\lambda_{\max}$.
+        eps: $\epsilon$.
+
+    Shape:
+        Two scalar losses and the weights of the last layer; the result is a scalar.
+
+    Raises:
+        ValueError: If a loss is no scalar, or does not depend on the weights.
+
+    Example:
+        >>> import torch
+        >>> last = torch.nn.Linear(3, 2)
+        >>> y = last(torch.ones(4, 3))
+        >>> AdaptiveWeight(weight=0.5)(10 * y.mean(), y.mean(), last.weight)
+        tensor(4.9992)
+
+    Reference:
+        Esser, Rombach and Ommer, "Taming Transformers for High-Resolution Image Synthesis" (VQGAN),
+        2021, arXiv:2012.09841, equation 7; the limit is its code's.
+    """
+
+    def __init__(
+        self, weight: PositiveFloat = 1.0, maximum: PositiveFloat = 1e4, eps: PositiveFloat = 1e-4
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self.maximum = maximum
+        self.eps = eps
+
+    def forward(
+        self, reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: Tensor
+    ) -> Tensor:
+        """The weight, without gradient; the graphs of both losses stay for the backward pass."""
+        reconstruction = _norm_by("reconstruction_loss", reconstruction_loss, last_layer)
+        adversarial = _norm_by("adversarial_loss", adversarial_loss, last_layer)
+        return self.weight * (reconstruction / (adversarial + self.eps)).clamp(max=self.maximum)
+
+
+def _norm_by(name: str, loss: Tensor, weights: Tensor) -> Tensor:
+    if loss.dim() != 0:
+        raise ValueError(f"{name} should be a scalar, got shape {tuple(loss.shape)}")
+    gradient = None
+    if loss.requires_grad and weights.requires_grad:
+        (gradient,) = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            f"{name} does not depend on last_layer: pass the weight of the layer that makes the "
+            "reconstruction, and losses that are neither detached nor computed under no_grad"
+        )
+    return torch.linalg.vector_norm(at_least_float32(gradient))

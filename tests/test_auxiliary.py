@@ -1,0 +1,329 @@
+"""What the auxiliary terms and weights promise beyond their formulas."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import gan_blocks
+from gan_blocks import (
+    AdaptiveWeight,
+    GradientBalancer,
+    HistoricalAveraging,
+    LayerwiseFeatureMatchingLoss,
+    build,
+    to_spec,
+)
+
+F64 = torch.float64
+
+# --- feature matching, layer by layer ----------------------------------------------------------------
+
+
+def maps(seed, *shapes):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=F64) for shape in shapes]
+
+
+def test_settings_of_the_sources():
+    real = [maps(0, (2, 4, 9), (2, 8, 5), (2, 1, 5)), maps(1, (2, 4, 7), (2, 8, 3), (2, 1, 3))]
+    fake = [maps(2, (2, 4, 9), (2, 8, 5), (2, 1, 5)), maps(3, (2, 4, 7), (2, 8, 3), (2, 1, 3))]
+    l1 = [
+        [torch.nn.functional.l1_loss(f, r) for r, f in zip(rs, fs, strict=True)]
+        for rs, fs in zip(real, fake, strict=True)
+    ]
+    hifigan = LayerwiseFeatureMatchingLoss(weight=2)
+    torch.testing.assert_close(hifigan(real, fake), 2 * sum(map(sum, l1)))
+    dac = LayerwiseFeatureMatchingLoss(weight=2, last_map=False)
+    torch.testing.assert_close(dac(real, fake), 2 * sum(sum(terms[:-1]) for terms in l1))
+    pix2pix = LayerwiseFeatureMatchingLoss(
+        weight=40, layers="mean", discriminators="mean", last_map=False
+    )
+    # Its code: (1 / num_D) (4 / (n_layers + 1)) lambda, with n_layers + 2 maps of which one is left out
+    factor = (1 / 2) * (4 / 2) * 10
+    expected = factor * sum(sum(terms[:-1]) for terms in l1)
+    torch.testing.assert_close(pix2pix(real, fake), expected)
+
+
+def test_one_discriminator_needs_no_outer_list():
+    real, fake = maps(0, (2, 3), (2, 1)), maps(1, (2, 3), (2, 1))
+    loss = LayerwiseFeatureMatchingLoss(discriminators="mean")
+    torch.testing.assert_close(loss(real, fake), loss([real], [fake]))
+    torch.testing.assert_close(loss(tuple(real), tuple(fake)), loss([real], [fake]))
+
+
+def test_sums_over_more_discriminators_grow_and_means_do_not():
+    real, fake = maps(0, (2, 3), (2, 1)), maps(1, (2, 3), (2, 1))
+    for how, factor in (("sum", 3), ("mean", 1)):
+        loss = LayerwiseFeatureMatchingLoss(discriminators=how)
+        torch.testing.assert_close(loss([real] * 3, [fake] * 3), factor * loss(real, fake))
+
+
+@given(st.floats(0.01, 100))
+def test_relative_distance_does_not_see_the_scale_of_a_layer(scale):
+    real, fake = maps(0, (2, 3), (2, 1)), maps(1, (2, 3), (2, 1))
+    for distance in ("l1", "l2"):
+        loss = LayerwiseFeatureMatchingLoss(distance=distance, relative=True)
+        scaled = loss([real[0] * scale, real[1]], [fake[0] * scale, fake[1]])
+        torch.testing.assert_close(scaled, loss(real, fake))
+
+
+def test_a_layer_of_weight_zero_does_not_count():
+    real, fake = maps(0, (2, 3), (2, 1)), maps(1, (2, 3), (2, 1))
+    loss = LayerwiseFeatureMatchingLoss(layer_weights=(0.0, 2.0))
+    torch.testing.assert_close(loss(real, fake), 2 * (real[1] - fake[1]).abs().mean())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "real", "fake", "error", "text"),
+    [
+        ({}, [], [], ValueError, "should be a list of the maps"),
+        ({}, torch.ones(2, 3), torch.ones(2, 3), ValueError, "got Tensor"),
+        ({}, [torch.ones(2)], [[torch.ones(2)]] * 2, ValueError, "from 1 sub-discriminators"),
+        ({}, [torch.ones(2)], [torch.ones(2)] * 2, ValueError, "1 real maps and 2 generated"),
+        ({}, [torch.ones(2, 1)], [torch.ones(2)], ValueError, r"map \(2, 1\) and its generated"),
+        ({}, [torch.ones(2)], [torch.ones(3)], ValueError, "sample by sample"),
+        ({}, [torch.ones(0)], [torch.ones(0)], ValueError, "empty map"),
+        ({}, [torch.arange(2)], [torch.arange(2)], TypeError, "floating point, got torch.int64"),
+        ({}, [[torch.ones(2)], torch.ones(2)], [[torch.ones(2)]] * 2, TypeError, "got Tensor"),
+        ({}, [[[torch.ones(2)]]], [[[torch.ones(2)]]], TypeError, "should hold tensors in lists"),
+        ({}, [None], [None], TypeError, "should hold tensors in lists, got NoneType"),
+        ({"last_map": False}, [torch.ones(2)], [torch.ones(2)], ValueError, "without the last"),
+        (
+            {"layer_weights": (1, 2)},
+            [torch.ones(2)],
+            [torch.ones(2)],
+            ValueError,
+            "2 layer_weights for 1 maps",
+        ),
+    ],
+)
+def test_features_that_do_not_fit_are_refused(arguments, real, fake, error, text):
+    with pytest.raises(error, match=text):
+        LayerwiseFeatureMatchingLoss(**arguments)(real, fake)
+
+
+# --- historical averaging ----------------------------------------------------------------------------
+
+
+def test_average_is_over_all_earlier_calls_in_training():
+    term, module = HistoricalAveraging(), nn.Linear(1, 1, bias=False)
+    for value in (1.0, 2.0, 6.0):
+        nn.init.constant_(module.weight, value)
+        term(module)
+    nn.init.constant_(module.weight, 4.0)
+    term.eval()
+    for _ in range(3):  # looking changes nothing
+        assert term(module).item() == pytest.approx((4 - 3) ** 2)
+    assert int(term.steps) == 3
+
+
+def test_gradient_pulls_towards_the_average_and_first_call_gives_none():
+    term, module = HistoricalAveraging(), nn.Linear(2, 1)
+    term(module).backward()
+    assert all((p.grad == 0).all() for p in module.parameters())
+    with torch.no_grad():
+        module.weight.add_(0.5)
+    module.zero_grad()
+    term(module).backward()
+    torch.testing.assert_close(module.weight.grad, torch.full((1, 2), 2 * 0.5))
+    assert not term.average.requires_grad
+
+
+def test_state_loads_into_a_new_instance_and_into_a_used_one():
+    term, module = HistoricalAveraging(), nn.Linear(2, 3)
+    for _ in range(3):
+        nn.init.normal_(module.weight)
+        term(module)
+    state = copy.deepcopy(term.state_dict())
+    used = HistoricalAveraging()
+    used(nn.Linear(5, 5))
+    expected = copy.deepcopy(term)(module)
+    for other in (HistoricalAveraging(), used):
+        other.load_state_dict(state)
+        assert int(other.steps) == 3
+        torch.testing.assert_close(other(module), expected)
+    nested = nn.ModuleDict({"term": HistoricalAveraging()})
+    nested.load_state_dict({f"term.{k}": v for k, v in state.items()})
+    torch.testing.assert_close(nested["term"](module), expected)
+
+
+def test_frozen_parameters_do_not_count():
+    term, module = HistoricalAveraging(), nn.Linear(2, 3)
+    module.bias.requires_grad_(False)
+    term(module)
+    assert len(term.average) == 6
+    with pytest.raises(ValueError, match="no parameters that require a gradient"):
+        HistoricalAveraging()(module.requires_grad_(False))
+
+
+def test_another_module_is_refused_before_the_average_is_touched():
+    term = HistoricalAveraging()
+    term(nn.Linear(2, 3))
+    before = term.average.clone()
+    with pytest.raises(ValueError, match="use one HistoricalAveraging for each module"):
+        term(nn.Linear(3, 3))
+    assert torch.equal(term.average, before)
+
+
+def test_half_precision_weights_are_averaged_in_float32():
+    term, module = HistoricalAveraging(), nn.Linear(2, 3, dtype=torch.bfloat16)
+    assert term(module).dtype == torch.float32
+    assert term.average.dtype == torch.float32
+
+
+# --- the adaptive weight -----------------------------------------------------------------------------
+
+
+def autoencoder():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+
+
+def test_weighted_gradients_at_the_last_layer_are_of_one_size():
+    network, x = autoencoder(), torch.randn(8, 3, dtype=F64)
+    last = network[-1].weight
+    y = network(x)
+    reconstruction, adversarial = (y - x).square().mean(), -50 * y.sum(1).tanh().mean()
+    weight = AdaptiveWeight(eps=1e-12)(reconstruction, adversarial, last)
+    assert not weight.requires_grad
+    first = torch.autograd.grad(reconstruction, last, retain_graph=True)[0].norm()
+    second = torch.autograd.grad(weight * adversarial, last, retain_graph=True)[0].norm()
+    torch.testing.assert_close(first, second)
+    (reconstruction + weight * adversarial).backward()  # both graphs are still there
+
+
+def test_vanished_adversarial_gradient_gives_the_limit_and_not_infinity():
+    network, x = autoencoder(), torch.randn(8, 3, dtype=F64)
+    y = network(x)
+    last = network[-1].weight
+    rule = AdaptiveWeight(weight=0.5, maximum=100.0)
+    assert float(rule(1e3 * y.square().mean(), 0 * y.mean(), last)) == 50
+    assert float(rule(0 * y.square().mean(), 0 * y.mean(), last)) == 0
+
+
+def test_adaptive_weight_says_what_is_wrong_with_its_losses():
+    network, x = autoencoder(), torch.randn(8, 3, dtype=F64)
+    y = network(x)
+    last, good = network[-1].weight, y.mean()
+    for bad, text in (
+        (y.mean(1), r"reconstruction_loss should be a scalar, got shape \(8,\)"),
+        (good.detach(), "reconstruction_loss does not depend on last_layer"),
+        (x.sum(), "reconstruction_loss does not depend on last_layer"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            AdaptiveWeight()(bad, good, last)
+    with pytest.raises(ValueError, match="adversarial_loss does not depend on last_layer"):
+        AdaptiveWeight()(good, x.sum(), last)
+
+
+# --- the balancer ------------------------------------------------------------------------------------
+
+
+def gradient_by_output(balancer, scales, n=4):
+    torch.manual_seed(1)
+    directions = torch.randn(len(scales), n, 6, dtype=F64)
+    output = torch.zeros(n, 6, dtype=F64, requires_grad=True)
+    losses = {
+        name: scale * (d * output).sum()
+        for (name, scale), d in zip(scales.items(), directions, strict=True)
+    }
+    balancer(losses, output).backward()
+    return output.grad, directions
+
+
+def test_shares_do_not_depend_on_the_scales_of_the_losses():
+    expected = None
+    for scale in (1e-3, 1.0, 1e4):
+        balancer = GradientBalancer({"a": 1, "b": 3}, per_sample=False).double()
+        gradient, (a, b) = gradient_by_output(balancer, {"a": scale, "b": 1.0})
+        expected = 0.25 * a / a.norm() + 0.75 * b / b.norm() if expected is None else expected
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_norm_per_sample_is_the_mean_over_the_batch():
+    balancer = GradientBalancer({"a": 1}, total_norm=5).double()
+    gradient, (a,) = gradient_by_output(balancer, {"a": 7.0})
+    torch.testing.assert_close(gradient, 5 * a / a.norm(dim=1).mean())
+
+
+def test_moving_average_is_corrected_for_its_start():
+    balancer = GradientBalancer({"a": 1}, decay=0.9, per_sample=False).double()
+    first, (a,) = gradient_by_output(balancer, {"a": 1.0})
+    torch.testing.assert_close(first, a / a.norm())
+    second, _ = gradient_by_output(balancer, {"a": 3.0})
+    average = (0.9 * 1 + 3) / (0.9 + 1) * a.norm()
+    torch.testing.assert_close(second, 3 * a / average)
+    balancer.eval()
+    state = copy.deepcopy(balancer.state_dict())
+    gradient_by_output(balancer, {"a": 100.0})
+    assert all(torch.equal(state[k], v) for k, v in balancer.state_dict().items())
+    fresh = GradientBalancer({"a": 1}, decay=0.9, per_sample=False).double()
+    fresh.load_state_dict(state)
+    torch.testing.assert_close(
+        gradient_by_output(fresh, {"a": 1.0})[0], gradient_by_output(balancer, {"a": 1.0})[0]
+    )
+
+
+def test_absent_losses_leave_their_share_and_their_average_to_the_others():
+    balancer = GradientBalancer({"a": 1, "b": 3}, per_sample=False).double()
+    gradient, (b,) = gradient_by_output(balancer, {"b": 2.0})
+    torch.testing.assert_close(gradient, b / b.norm())
+    assert balancer.counts.tolist() == [0, 1]
+
+
+def test_result_has_the_value_of_the_weighted_losses_and_spares_the_discriminator():
+    torch.manual_seed(0)
+    generator, critic = nn.Linear(3, 5), nn.Linear(5, 1)
+    balancer = GradientBalancer({"l1": 1, "adversarial": 1})
+    output = generator(torch.randn(8, 3))
+    losses = {"l1": output.abs().mean(), "adversarial": -critic(output).mean()}
+    commitment = generator.weight.square().sum()
+    total = balancer(losses, output) + commitment
+    total.backward()
+    assert critic.weight.grad is None
+    assert generator.weight.grad is not None
+    norms = balancer.sums / balancer.counts
+    value = 0.5 * (losses["l1"] / norms[0] + losses["adversarial"] / norms[1]) + commitment
+    torch.testing.assert_close(total, value)
+
+
+def test_vanished_gradient_of_one_loss_is_no_nan():
+    balancer = GradientBalancer({"a": 1, "b": 1})
+    output = torch.zeros(2, 3, requires_grad=True)
+    value = balancer({"a": 0 * output.sum(), "b": output.sum()}, output)
+    value.backward()
+    assert value.isfinite()
+    torch.testing.assert_close(output.grad, torch.full((2, 3), 0.5 / 3**0.5))
+
+
+def test_weights_are_a_table_in_a_spec():
+    spec = {"block": "GradientBalancer", "weights": {"l1": 1, "adversarial": 3.5}}
+    block = build(spec)
+    assert to_spec(block)["weights"] == {"l1": 1.0, "adversarial": 3.5}
+    for weights, text in (
+        ({"l1": 0}, "weights.l1: should be greater than 0"),
+        ({1: 1.0}, "weights"),
+        ({}, "should name at least one loss"),
+        ([1.0], "weights: should be a valid dictionary"),
+    ):
+        with pytest.raises(gan_blocks.InvalidArgumentsError, match=text):
+            build(spec | {"weights": weights})
+
+
+def test_balancer_says_what_is_wrong_before_it_counts():
+    balancer = GradientBalancer({"a": 1})
+    output = torch.zeros(2, 3, requires_grad=True)
+    for losses, at, text in (
+        ({"b": output.sum()}, output, "there are weights for a, and losses named b"),
+        ({}, output, "losses named nothing"),
+        ({"a": output.sum(1)}, output, r"the loss a should be a scalar, got shape \(2,\)"),
+        ({"a": torch.ones(2, 3, requires_grad=True).sum()}, output, "loss a does not depend on"),
+        ({"a": output.sum()}, output.detach(), "output has no gradient"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            balancer(losses, at)
+    assert balancer.counts.tolist() == [0]
