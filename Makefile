@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # process runs a whole file.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test lint docs docs-serve tutorial bench oldest clean
+.PHONY: demo test slow lint docs docs-serve tutorial bench oldest clean
 
 # Idle threads sleep instead of spinning: many times faster where other programs run too.
 demo: .venv/.examples
@@ -14,6 +14,10 @@ demo: .venv/.examples
 
 test: lint
 	$(TEST)
+
+# Published results by training, which takes too long for every run.
+slow: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slow/check_*.py
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -10,7 +10,8 @@ trajectories of alternating gradient descent.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,8 +21,6 @@ from torch import Tensor, nn
 import gan_blocks as gb
 from gan_blocks.types import AdversarialLoss, Penalty
 from show import Table
-
-Field = Callable[[Tensor], Tensor]
 
 GAMES: dict[str, tuple[AdversarialLoss, Sequence[Penalty]]] = {
     "non-saturating": (gb.NonSaturatingLoss(), ()),
@@ -61,7 +60,7 @@ def losses(
 
 
 def eigenvalues(loss: AdversarialLoss, penalties: Sequence[Penalty]) -> list[complex]:
-    """Of the Jacobian of both players' descent at the equilibrium."""
+    """Of the Jacobian of both players' descent at (0, 0); none where that is no equilibrium."""
 
     def field(state: Tensor) -> Tensor:
         psi, theta = state.unbind()
@@ -70,6 +69,9 @@ def eigenvalues(loss: AdversarialLoss, penalties: Sequence[Penalty]) -> list[com
         (by_theta,) = torch.autograd.grad(generator_loss, theta, create_graph=True)
         return -torch.stack([by_psi, by_theta])
 
+    beside = torch.tensor([1e-9, 0.0], dtype=torch.float64, requires_grad=True)
+    if field(beside).norm() > 1e-6:
+        return []
     matrix = torch.autograd.functional.jacobian(field, torch.zeros(2, dtype=torch.float64))
     return torch.linalg.eigvals(matrix).tolist()  # pyright: ignore[reportArgumentType]
 
@@ -94,6 +96,8 @@ def trajectory(
 
 def words(values: list[complex]) -> str:
     """Both eigenvalues, in short."""
+    if not values:
+        return "no equilibrium"
     one, other = sorted(values, key=lambda z: (z.real, z.imag))
     if abs(one.imag) > 1e-9:
         return f"{other.real + 0:.3g} +- {other.imag:.3g}i"
@@ -101,17 +105,18 @@ def words(values: list[complex]) -> str:
 
 
 def verdict(path: list[tuple[float, float]]) -> str:
-    """How far from the equilibrium the last tenth of a trajectory is."""
+    """How far from the equilibrium the last tenth of a trajectory still goes."""
     tail = path[-len(path) // 10 :]
     return f"{max((theta**2 + psi**2) ** 0.5 for theta, psi in tail):.2g}"
 
 
 def main() -> None:
     """The table and the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=3000, help="of descent (%(default)s)")
-    parser.add_argument("--lr", type=float, default=0.02, help="step size (%(default)s)")
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=2000, help="of descent (%(default)s)")
+    parser.add_argument("--lr", type=float, default=0.03, help="step size (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/dirac_gan"), help="(%(default)s)")
+    parser.add_argument("--docs", type=Path, help="also copy table and picture there")
     options = parser.parse_args()
     if options.steps < 1:
         parser.error(f"--steps should be at least 1, got {options.steps}")
@@ -120,7 +125,7 @@ def main() -> None:
         for name, game in GAMES.items()
     }
     table = Table(
-        ["game", "eigenvalues", "farthest from (0, 0) at the end"],
+        ["game", "eigenvalues", "distance from (0, 0) at the end"],
         [[name, words(eigenvalues(*game)), verdict(paths[name])] for name, game in GAMES.items()],
     )
     print(table)
@@ -130,14 +135,17 @@ def main() -> None:
         axes.plot(1, 0, "o", markersize=4)
         axes.plot(0, 0, "k+")
         axes.set_title(name, fontsize=9)
-        axes.set_xlim(-1.6, 1.6)
-        axes.set_ylim(-1.6, 1.6)
+        axes.set_xlim(-2.2, 2.2)
+        axes.set_ylim(-2.2, 2.2)
         axes.set_aspect("equal")
         axes.set_xlabel("theta")
         axes.set_ylabel("psi")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "dirac_gan.md").write_text(f"{table}\n")
-    figure.savefig(options.out / "dirac_gan.png", dpi=110)
+    figure.savefig(options.out / "dirac_gan.png", dpi=100)
+    if options.docs:
+        shutil.copy(options.out / "dirac_gan.md", options.docs / "results")
+        shutil.copy(options.out / "dirac_gan.png", options.docs / "images")
     print(f"\nThe table and the picture are in {options.out}.")
 
 

@@ -10,6 +10,7 @@ beside ours: `between` minimised over mean and standard deviation on a fine grid
 
 import argparse
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,11 +208,12 @@ def normal_density(x: Tensor, fit: Fit) -> Tensor:
 
 def main() -> None:
     """The table, printed and kept, and the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--train", action="store_true", help="train adversarially as well")
     parser.add_argument("--steps", type=int, default=3000, help="generator steps (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the training (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/fgan_table"), help="(%(default)s)")
+    parser.add_argument("--docs", type=Path, help="also copy table and picture there")
     options = parser.parse_args()
     if options.steps < 2:
         parser.error(f"--steps should be at least 2, got {options.steps}")
@@ -224,7 +226,10 @@ def main() -> None:
     print(table)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "fgan_table.md").write_text(f"{table}\n")
-    figure_of(fits, trainings).savefig(options.out / "fgan_table.png", dpi=120)
+    figure_of(fits, trainings).savefig(options.out / "fgan_table.png", dpi=100)
+    if options.docs:
+        shutil.copy(options.out / "fgan_table.md", options.docs / "results")
+        shutil.copy(options.out / "fgan_table.png", options.docs / "images")
     print(f"\nThe table and its picture are in {options.out}.")
 
 

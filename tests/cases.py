@@ -904,9 +904,9 @@ def weight_of(balance: Any, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
 
 
 def ratio_of_norms(balance: Any, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
-    first = sum(2 * (row * w).sum() * row for row in x)
-    second = sum(torch.cos((row * w).sum()) * row for row in y)
-    ratio = sum(first**2) ** 0.5 / (sum(second**2) ** 0.5 + balance.eps)
+    first = torch.stack([2 * (row * w).sum() * row for row in x]).sum(0)
+    second = torch.stack([torch.cos((row * w).sum()) * row for row in y]).sum(0)
+    ratio = (first**2).sum() ** 0.5 / ((second**2).sum() ** 0.5 + balance.eps)
     return balance.weight * torch.as_tensor(min(float(ratio), balance.maximum), dtype=w.dtype)
 
 

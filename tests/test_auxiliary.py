@@ -1,4 +1,6 @@
 """What the auxiliary terms and weights promise beyond their formulas."""
+# Wrong arguments are given on purpose, and tables of arguments are unpacked.
+# pyright: reportArgumentType=false, reportCallIssue=false
 
 import copy
 

@@ -1,4 +1,6 @@
 """What theory says of the adversarial losses, checked on the library's own objects."""
+# Wrong arguments are given on purpose, and tables of arguments are unpacked.
+# pyright: reportArgumentType=false, reportCallIssue=false
 
 import math
 

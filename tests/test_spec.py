@@ -72,8 +72,8 @@ def test_missing_argument_is_named():
 
 
 def test_too_many_and_doubled_positional_arguments_are_refused():
-    assert "at most 1 positional" in message(gan_blocks.HingeLoss, "sum", "mean")
-    assert "combine: was given twice" in message(gan_blocks.HingeLoss, "sum", combine="mean")
+    assert "at most 1 positional" in message(gan_blocks.WassersteinLoss, "sum", "mean")
+    assert "combine: was given twice" in message(gan_blocks.WassersteinLoss, "sum", combine="mean")
 
 
 def test_a_size_beyond_memory_is_an_error_of_ours():
@@ -376,7 +376,7 @@ class Config(pydantic.BaseModel, extra="forbid", arbitrary_types_allowed=True):
 def test_spec_field_holds_a_plain_document_with_defaults_filled_in():
     config = Config(loss={"block": "HingeLoss"}, penalties=[gan_blocks.R1Penalty(gamma=2)])
     assert config.model_dump() == {
-        "loss": {"block": "HingeLoss", "combine": "sum"},
+        "loss": {"block": "HingeLoss", "discriminator_scale": 1.0, "combine": "sum"},
         "penalties": [{"block": "R1Penalty", "gamma": 2.0}],
         "constraint": None,
     }

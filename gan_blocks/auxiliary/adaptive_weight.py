@@ -37,7 +37,7 @@ class AdaptiveWeight(nn.Module):
         >>> last = torch.nn.Linear(3, 2)
         >>> y = last(torch.ones(4, 3))
         >>> AdaptiveWeight(weight=0.5)(10 * y.mean(), y.mean(), last.weight)
-        tensor(4.9992)
+        tensor(4.9996)
 
     Reference:
         Esser, Rombach and Ommer, "Taming Transformers for High-Resolution Image Synthesis" (VQGAN),

@@ -74,7 +74,9 @@ class HistoricalAveraging(nn.Module):
             self.average = average + (theta.detach() - average) / self.steps
         return distance
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: Any, prefix: str, *args: Any
+    ) -> None:
         # A new instance does not know yet how many parameters the average is over.
         saved = state_dict.get(f"{prefix}average")
         if isinstance(saved, Tensor):

@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -38,39 +37,31 @@ class FDivergence(ABC):
         >>> divergence.between(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
         tensor(0.1333)
         >>> FDivergenceLoss(divergence).discriminator(torch.ones(8), -torch.ones(8))
-        tensor(-0.9242)
+        tensor(-1.4214)
 
     Reference:
         Nowozin, Cseke and Tomioka, "f-GAN", 2016, arXiv:1606.00709, tables 1, 2 and 6.
     """
 
+    threshold: float
+    """$f'(1)$: the value of $T$ at which real and generated are equally likely."""
+
+    slope_at_infinity: float
+    r"""$\lim_{u \to \infty} f(u)/u$: what mass of $p$ costs where $q$ has none. It is also the upper
+    end of the domain of $f^*$."""
+
     def __init__(self) -> None:
         problem = _problem_of(self)
         if problem:
             raise ValueError(problem)
+        if not hasattr(self, "threshold"):
+            self.threshold = float(derivative_of(self.f, _cpu([1.0])))
+        if not hasattr(self, "slope_at_infinity"):
+            self.slope_at_infinity = _slope_at_infinity(self.f)
 
     @abstractmethod
     def f(self, u: Tensor) -> Tensor:
         """The generator function at density ratios $u = p/q$ of at least 0."""
-
-    @cached_property
-    def threshold(self) -> float:
-        """$f'(1)$: the value of $T$ at which real and generated are equally likely."""
-        return float(derivative_of(self.f, _cpu([1.0])))
-
-    @cached_property
-    def slope_at_infinity(self) -> float:
-        r"""$\lim_{u \to \infty} f(u)/u$: what mass of $p$ costs where $q$ has none.
-
-        It is also the upper end of the domain of $f^*$.
-        """
-        near, far = derivative_of(self.f, _cpu([1e60, 1e120])).tolist()
-        if math.isnan(far):
-            raise ValueError(
-                f"{type(self).__name__}: f' is NaN at 1e120, so the limit of f(u)/u is unknown; give it "
-                "as the class attribute slope_at_infinity (math.inf if there is none)"
-            )
-        return far if abs(far - near) <= 1e-6 * (1 + abs(far)) else math.inf
 
     def derivative(self, u: Tensor) -> Tensor:
         """$f'(u)$, which is the optimal $T$ at density ratio $u$."""
@@ -162,6 +153,16 @@ def _cpu(values: list[float]) -> Tensor:
 def derivative_of(f: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
     """The derivative of an elementwise function, to be differentiated again."""
     return torch.func.grad(lambda u: f(u).sum())(u)
+
+
+def _slope_at_infinity(f: Callable[[Tensor], Tensor]) -> float:
+    near, far = derivative_of(f, _cpu([1e60, 1e120])).tolist()
+    if math.isnan(far):
+        raise ValueError(
+            "f' is NaN at 1e120, so the limit of f(u)/u is unknown; give it as the class attribute "
+            "slope_at_infinity (math.inf if there is none)"
+        )
+    return far if abs(far - near) <= 1e-6 * (1 + abs(far)) else math.inf
 
 
 def _ratio(v: Tensor) -> Tensor:

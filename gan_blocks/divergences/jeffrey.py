@@ -82,6 +82,6 @@ class _Root(torch.autograd.Function):
         ctx.save_for_backward(output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return gradient * (-x).sigmoid()
+        return gradients[0] * (-x).sigmoid()

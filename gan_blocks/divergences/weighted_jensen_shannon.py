@@ -13,7 +13,7 @@ from gan_blocks.types import OpenProbability
 
 @block(double_backward=True, compile=True)
 class WeightedJensenShannon(FDivergence):
-    r"""The Jensen-Shannon divergence in which $P$ has the weight $\pi$.
+    r"""The Jensen-Shannon divergence with unequal weights.
 
     $$\mathrm{JSD}_\pi(P, Q) = \pi\,\mathrm{KL}(P \| M) + (1-\pi)\,\mathrm{KL}(Q \| M), \quad
       M = \pi P + (1-\pi) Q$$
