@@ -4,17 +4,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gan_blocks._math import at_least_float32, softplus
 from gan_blocks.types import Combine, Comparison, Logits
 
+
+def squared_error(x: Tensor, target: float) -> Tensor:
+    """The mean of (x - target)^2, in one pass."""
+    return F.mse_loss(x, x.new_full((), target).expand_as(x))
+
+
 COMPARISONS: dict[Comparison, Callable[[Tensor], Tensor]] = {
-    "softplus": lambda d: softplus(-d),
-    "least_squares": lambda d: (d - 1).square(),
-    "hinge": lambda d: (1 - d).relu(),
+    "softplus": lambda d: softplus(-d).mean(),
+    "least_squares": lambda d: squared_error(d, 1.0),
+    "hinge": lambda d: (1 - d).relu().mean(),
 }
-"""What a relativistic loss makes of by how much the better logit exceeds the worse one."""
+"""What a relativistic loss makes of how far the better logits exceed the worse ones, on average."""
 
 
 def sub_critics(name: str, logits: Logits) -> list[Tensor]:

@@ -666,3 +666,26 @@ def test_float64_keeps_its_digits_where_the_default_softplus_is_cut_off(logit):
 def test_settings_that_make_no_sense_are_refused(make, text):
     with pytest.raises(gan_blocks.InvalidArgumentsError, match=text):
         make()
+
+
+# --- memory ----------------------------------------------------------------------------------------
+
+
+KEPT = {AlphaDivergence: 4, WeightedJensenShannon: 4}
+
+
+@pytest.mark.parametrize("loss", [*ALL, *map(FDivergenceLoss, UNBOUNDED)], ids=ids)
+def test_at_most_one_tensor_for_each_side_is_kept_for_the_backward_pass(loss):
+    real, fake = torch.randn(1000, requires_grad=True), torch.randn(1000, requires_grad=True)
+    kept = {}
+
+    def pack(x):
+        if x.untyped_storage().nbytes() >= 4000:
+            kept[x.data_ptr()] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        value = loss.discriminator(real, fake)
+    kept = kept.keys() - {real.data_ptr(), fake.data_ptr()}
+    divergence = type(getattr(loss, "divergence", None))
+    assert len(kept) <= KEPT.get(divergence, 2), value

@@ -47,7 +47,7 @@ class KL(FDivergence):
         return v
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
-        return (v - 1).exp()
+        return (v - 1).exp_()
 
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:
         return 1 + log_ratio

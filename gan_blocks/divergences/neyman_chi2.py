@@ -48,10 +48,10 @@ class NeymanChi2(FDivergence):
         return torch.where(inside, 2 - 2 * torch.where(inside, 1 - t, 1).sqrt(), math.inf)
 
     def activation(self, v: Tensor) -> Tensor:
-        return -torch.expm1(-v)
+        return 1 - (-v).exp_()
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
-        return -2 * torch.expm1(-v / 2)
+        return torch.rsub((v / -2).exp_(), 2, alpha=2)
 
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:
         return 2 * log_ratio

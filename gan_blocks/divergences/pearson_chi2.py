@@ -42,8 +42,7 @@ class PearsonChi2(FDivergence):
         return 2 * (u - 1)
 
     def conjugate(self, t: Tensor) -> Tensor:
-        s = t.clamp(min=-2)
-        return s.square() / 4 + s
+        return torch.rsub(t, 1, alpha=-0.5).relu_().square() - 1
 
     def activation(self, v: Tensor) -> Tensor:
         return v

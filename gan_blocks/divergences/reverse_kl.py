@@ -45,7 +45,7 @@ class ReverseKL(FDivergence):
         return torch.where(inside, -1 - torch.where(inside, -t, 1).log(), math.inf)
 
     def activation(self, v: Tensor) -> Tensor:
-        return -(-v).exp()
+        return -(-v).exp_()
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
         return v - 1

@@ -48,10 +48,10 @@ class SquaredHellinger(FDivergence):
         return torch.where(inside, t / torch.where(inside, 1 - t, 1), math.inf)
 
     def activation(self, v: Tensor) -> Tensor:
-        return -torch.expm1(-v)
+        return 1 - (-v).exp_()
 
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
-        return torch.expm1(v)
+        return v.exp() - 1
 
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:
         return log_ratio / 2

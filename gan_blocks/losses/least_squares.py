@@ -2,7 +2,13 @@
 
 from torch import Tensor, nn
 
-from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._logits import (
+    combined,
+    pairs_of_critics,
+    squared_error,
+    sub_critics,
+    two_sided,
+)
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Logits, PositiveFloat
 
@@ -75,7 +81,7 @@ class LeastSquaresLoss(nn.Module):
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """The discriminator's loss."""
         terms = [
-            (r - self.real_target).square().mean() + (f - self.fake_target).square().mean()
+            squared_error(r, self.real_target) + squared_error(f, self.fake_target)
             for r, f in pairs_of_critics(real_logits, fake_logits)
         ]
         return self.discriminator_scale * combined(terms, self.combine)
@@ -83,8 +89,7 @@ class LeastSquaresLoss(nn.Module):
     def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; real logits are not used."""
         terms = [
-            (f - self.generator_target).square().mean()
-            for f in sub_critics("fake_logits", fake_logits)
+            squared_error(f, self.generator_target) for f in sub_critics("fake_logits", fake_logits)
         ]
         return self.generator_scale * combined(terms, self.combine)
 

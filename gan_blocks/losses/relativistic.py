@@ -62,13 +62,13 @@ class RelativisticLoss(nn.Module):
         """The discriminator's loss."""
         pairs = pairs_of_critics(real_logits, fake_logits, paired=True)
         phi = COMPARISONS[self.comparison]
-        return combined([phi(r - f).mean() for r, f in pairs], self.combine)
+        return combined([phi(r - f) for r, f in pairs], self.combine)
 
     def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; needs the real logits."""
         pairs = pairs_of_critics(real_logits, fake_logits, paired=True)
         phi = COMPARISONS[self.comparison]
-        return combined([phi(f - r).mean() for r, f in pairs], self.combine)
+        return combined([phi(f - r) for r, f in pairs], self.combine)
 
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:
         r"""$\log(p/q)$, up to a constant, at which the loss is $\log 2 - \mathrm{JSD}(pq, qp)$.

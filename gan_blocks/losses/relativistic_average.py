@@ -71,7 +71,7 @@ class RelativisticAverageLoss(nn.Module):
     def _compared(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """The better of each pair should exceed the mean of the worse, and the other way round."""
         phi = COMPARISONS[self.comparison]
-        terms = [phi(b - w.mean()).mean() + phi(b.mean() - w).mean() for b, w in pairs]
+        terms = [phi(b - w.mean()) + phi(b.mean() - w) for b, w in pairs]
         return combined(terms, self.combine)
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
