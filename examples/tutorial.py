@@ -1043,7 +1043,8 @@ print(str(caught[0].message))
 # `mnist_wgan_small.toml` clips, `mnist_wgan_gp_small.toml` has the penalty, and layer norm in the
 # critic. Each step of the generator comes after five of the critic. The runs here are a small part of
 # what the configs ask for, so the average over the generator's weights is made shorter as well.
-# After so few the one with the penalty begins to draw strokes of digits, and the clipped one does not yet.
+# After so few the one with the penalty begins to draw strokes of digits, and the clipped one does not
+# yet.
 
 # %%
 wgan, wgan_log = run("mnist_wgan_small", 500, "ema=0.9")

@@ -136,6 +136,10 @@ class Nested:
                 raise as_validation_error(error) from None
         if isinstance(value, type):
             raise complaint(f"takes an instance, not the class: {value.__name__}(...)")
+        if isinstance(value, str):
+            raise complaint(
+                f'should be a {self.kind}, or a spec of one such as {{"block": "{value}"}}'
+            )
         actual = blocks.kind_of(type(value))
         if isinstance(value, self.protocol) and actual in (self.kind, None):
             return value

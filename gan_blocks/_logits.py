@@ -31,11 +31,12 @@ def sub_critics(name: str, logits: Logits) -> list[Tensor]:
         raise ValueError(
             f"{name} is an empty list; give the logits of one sub-discriminator at least"
         )
-    for x in tensors:
+    for i, x in enumerate(tensors):
         if not isinstance(x, Tensor):
+            what = f"item {i} is a" if tensors is logits else "got"
             raise TypeError(
                 f"{name} should be a tensor, or a list of tensors from several "
-                f"sub-discriminators, got {type(x).__name__}"
+                f"sub-discriminators; {what} {type(x).__name__}"
             )
         if not x.is_floating_point():
             raise TypeError(f"{name} should be floating-point logits, got {x.dtype}")

@@ -41,7 +41,10 @@ def f_divergence(
             raise TypeError(f"{name} should be floating point, got {x.dtype}")
         tolerance = x.shape[-1] * torch.finfo(x.dtype).eps * 8
         if not bool((x >= 0).all() & ((x.sum(-1) - 1).abs() <= tolerance).all()):
-            raise ValueError(f"{name} is no distribution: entries >= 0 that sum to 1 are needed")
+            raise ValueError(
+                f"{name} is no distribution: entries >= 0 that sum to 1 are needed; of densities on a "
+                "grid take log_density.softmax(-1)"
+            )
     there = q > 0
     u = torch.where(there, p, 1) / torch.where(there, q, 1)
     beyond = torch.where(there, 0, p)

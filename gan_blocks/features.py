@@ -15,7 +15,8 @@ class _AllSeen(Exception):
 class FeatureExtractor(nn.Module):
     """Returns what named layers of a network put out, and stops after the last of them.
 
-    Of a layer that runs more than once in a forward it is the first output.
+    Of a layer that runs more than once in a forward it is the first output. Where the network has
+    in-place layers, such as `LeakyReLU(inplace=True)`, the outputs are copies.
 
     Args:
         network: Any module; its own code is not changed.
@@ -24,7 +25,7 @@ class FeatureExtractor(nn.Module):
 
     Raises:
         ValueError: If a name is unknown, naming those that exist, or none is given.
-        RuntimeError: If a layer did not run in a forward.
+        RuntimeError: If a layer did not run in a forward, or its output was overwritten.
 
     Example:
         >>> import torch
@@ -49,10 +50,12 @@ class FeatureExtractor(nn.Module):
             )
         self.network = network
         self.layers = tuple(layers)
+        self.copies = any(getattr(module, "inplace", False) for module in network.modules())
 
     def forward(self, *inputs: Any, **options: Any) -> dict[str, Tensor]:
         """The output of each named layer, by name and in the order of the names."""
         seen: dict[str, Tensor] = {}
+        versions: dict[str, int] = {}
         modules = dict(self.network.named_modules())
 
         def keep(name: str) -> Any:
@@ -63,8 +66,9 @@ class FeatureExtractor(nn.Module):
             ]
 
             def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
-                if not any(wrapper._on_reference for wrapper in wrappers):
-                    seen.setdefault(name, output)
+                if name not in seen and not any(wrapper._on_reference for wrapper in wrappers):
+                    seen[name] = output.clone() if self.copies else output
+                    versions[name] = seen[name]._version
                 if len(seen) == len(self.layers):
                     raise _AllSeen
 
@@ -81,4 +85,10 @@ class FeatureExtractor(nn.Module):
         missing = [name for name in self.layers if name not in seen]
         if missing:
             raise RuntimeError(f"the network did not run {', '.join(missing)}")
+        overwritten = [name for name in self.layers if seen[name]._version != versions[name]]
+        if overwritten:
+            raise RuntimeError(
+                f"what {', '.join(overwritten)} put out was overwritten by an in-place operation after "
+                "it; use the out-of-place one, or ask for the layer that follows"
+            )
         return {name: seen[name] for name in self.layers}

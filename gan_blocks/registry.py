@@ -254,16 +254,12 @@ class Registry:
 
     def _split(self, spec: Mapping[str, Any], kind: Kind | None) -> tuple[Entry, dict[str, Any]]:
         if not isinstance(spec, Mapping):
-            raise InvalidArgumentsError(
-                f"a {kind or 'block'}",
-                [
-                    Problem(
-                        (), f'a spec is a table such as {{"block": NAME}}, got {shown(spec)}', spec
-                    )
-                ],
-            )
+            message = 'a spec is a table such as {"block": NAME}; parse text first, got '
+            problem = Problem((), message + shown(spec), spec)
+            raise InvalidArgumentsError(f"a {kind or 'block'}", [problem])
         if "block" not in spec:
-            problem = Problem(("block",), "is required: it names the block", dict(spec))
+            keys = f"; the keys are {', '.join(map(str, spec))}" if spec else ""
+            problem = Problem(("block",), f"is required: it names the block{keys}", dict(spec))
             raise InvalidArgumentsError(f"a {kind or 'block'}", [problem])
         return self.find(spec["block"], kind), {k: v for k, v in spec.items() if k != "block"}
 
@@ -293,9 +289,10 @@ class Registry:
         if cls not in self._by_class:
             parents = [base.__name__ for base in cls.__mro__[1:] if blueprint(base)]
             hint = f"; a subclass of {parents[0]} needs its own @block" if parents else ""
+            decorate = "" if blueprint(cls) else "decorate it with @block and "
             raise UnknownBlockError(
-                f"{cls.__name__} is not a registered block{hint}; decorate it with @block and "
-                "call registry.register"
+                f"{cls.__name__} is not a registered block{hint}; {decorate}call "
+                f'registry.register({cls.__name__}, name="mine")'
             )
         return self._by_class[cls]
 

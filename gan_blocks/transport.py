@@ -26,6 +26,7 @@ def wasserstein_distance(x: Tensor, y: Tensor) -> Tensor:
         A scalar, differentiable by both sets.
 
     Raises:
+        TypeError: If one of them is no tensor.
         ValueError: If the shapes do not fit, a point is not finite, or there are more than 250,000
             pairs in more than one dimension.
         ImportError: In more than one dimension, if SciPy is not installed.
@@ -102,6 +103,9 @@ def wasserstein_critic(x: Tensor, y: Tensor) -> Critic:
 
 def _points(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both sets as `(n, d)`, checked."""
+    for name, points in (("x", x), ("y", y)):
+        if not isinstance(points, Tensor):
+            raise TypeError(f"{name} should be a tensor of samples, got {type(points).__name__}")
     if x.dim() not in (1, 2) or x.shape[1:] != y.shape[1:] or not x.numel() or not y.numel():
         raise ValueError(
             f"x {tuple(x.shape)} and y {tuple(y.shape)} should be points of shape (n,) or (n, d), of "

@@ -126,7 +126,8 @@ def run_tests(mutant: Mutant, folder: str, subpackage: str) -> int:
     os.dup2(output, 1)
     os.dup2(output, 2)
     torch.set_num_threads(1)
-    common = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly"]
+    common = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    common += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     # Compilation is slow, and no formula is wrong in it alone.
     blocks = re.findall(r"^class ([A-Z]\w+)\(", mutant.source, re.MULTILINE)
     wanted = f"({' or '.join(blocks)}) and not compile_fullgraph"
@@ -164,6 +165,9 @@ def main() -> None:
     for subpackage in options.subpackages:
         files = sorted((PACKAGE / subpackage).glob("*.py"))
         mutants = [mutant for file in files for mutant in mutants_of(file)]
+        unchanged = Mutant(files[-1], files[-1].read_text(encoding="utf-8"))
+        if not survives(unchanged, subpackage):
+            sys.exit(f"the tests of {subpackage} fail on the unchanged package; mend them first")
         chosen = random.Random(options.seed).sample(mutants, min(options.sample, len(mutants)))
         with ThreadPoolExecutor(options.processes) as pool:
             alive = list(pool.map(lambda m: survives(m, subpackage), chosen))  # noqa: B023
@@ -171,7 +175,9 @@ def main() -> None:
         for mutant in sorted(survivors, key=lambda m: str(m.file)):
             print(f"\n{mutant.file.relative_to(ROOT)}\n{mutant.diff()}")
         share = 1 - len(survivors) / len(chosen)
-        print(f"\n{subpackage}: {len(chosen) - len(survivors)} of {len(chosen)} noticed ({share:.1%})")
+        print(
+            f"\n{subpackage}: {len(chosen) - len(survivors)} of {len(chosen)} noticed ({share:.1%})"
+        )
         print(f"of {len(mutants)} possible mutants", flush=True)
 
 

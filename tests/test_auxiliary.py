@@ -19,6 +19,7 @@ from gan_blocks import (
     build,
     to_spec,
 )
+from gan_blocks.spec import recorded_arguments
 
 F64 = torch.float64
 
@@ -48,6 +49,15 @@ def test_settings_of_the_sources():
     factor = (1 / 2) * (4 / 2) * 10
     expected = factor * sum(sum(terms[:-1]) for terms in l1)
     torch.testing.assert_close(pix2pix(real, fake), expected)
+
+
+def test_maps_of_a_feature_extractor_are_taken_as_they_are():
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    look = gan_blocks.FeatureExtractor(network, ["1", ""])
+    (x, y), loss = maps(0, (5, 3), (5, 3)), LayerwiseFeatureMatchingLoss()
+    expected = loss(list(look(x).values()), list(look(y).values()))
+    torch.testing.assert_close(loss(look(x), look(y)), expected)
+    torch.testing.assert_close(loss([look(x)] * 2, [look(y)] * 2), 2 * expected)
 
 
 def test_one_discriminator_needs_no_outer_list():
@@ -92,7 +102,10 @@ def test_a_layer_of_weight_zero_does_not_count():
         ({}, [torch.arange(2)], [torch.arange(2)], TypeError, "floating point, got torch.int64"),
         ({}, [[torch.ones(2)], torch.ones(2)], [[torch.ones(2)]] * 2, TypeError, "got Tensor"),
         ({}, [[[torch.ones(2)]]], [[[torch.ones(2)]]], TypeError, "should hold tensors in lists"),
-        ({}, [None], [None], TypeError, "should hold tensors in lists, got NoneType"),
+        ({}, [None], [None], ValueError, "should be a list of the maps"),
+        ({}, [[None]], [[None]], TypeError, "should hold tensors in lists, got NoneType"),
+        ({}, [[]], [[]], ValueError, "should be a list of the maps"),
+        ({}, {"a": torch.arange(2)}, {"a": torch.arange(2)}, TypeError, "floating point"),
         ({"last_map": False}, [torch.ones(2)], [torch.ones(2)], ValueError, "without the last"),
         (
             {"layer_weights": (1, 2)},
@@ -218,8 +231,23 @@ def test_adaptive_weight_says_what_is_wrong_with_its_losses():
     ):
         with pytest.raises(ValueError, match=text):
             AdaptiveWeight()(bad, good, last)
-    with pytest.raises(ValueError, match="adversarial_loss does not depend on last_layer"):
-        AdaptiveWeight()(good, x.sum(), last)
+    for bad in (x.sum(), nn.Linear(3, 3).weight.sum()):
+        with pytest.raises(ValueError, match="adversarial_loss does not depend on last_layer"):
+            AdaptiveWeight()(good, bad, last)
+    with pytest.raises(TypeError, match=r"got Linear; pass layer.weight"):
+        AdaptiveWeight()(good, good, network[-1])
+
+
+def test_defaults_are_those_of_the_sources():
+    assert recorded_arguments(AdaptiveWeight()) == {"weight": 1.0, "maximum": 1e4, "eps": 1e-4}
+    balancer = recorded_arguments(GradientBalancer({"a": 1}))
+    assert balancer == {
+        "weights": {"a": 1.0},
+        "total_norm": 1.0,
+        "decay": 0.999,
+        "per_sample": True,
+        "eps": 1e-12,
+    }
 
 
 # --- the balancer ------------------------------------------------------------------------------------
@@ -291,6 +319,31 @@ def test_result_has_the_value_of_the_weighted_losses_and_spares_the_discriminato
     norms = balancer.sums / balancer.counts
     value = 0.5 * (losses["l1"] / norms[0] + losses["adversarial"] / norms[1]) + commitment
     torch.testing.assert_close(total, value)
+
+
+def test_losses_may_share_a_part_of_their_graph():
+    critic = nn.Linear(3, 4)
+    output = torch.randn(2, 3, requires_grad=True)
+    features = critic(output)
+    losses = {"matching": features.abs().mean(), "adversarial": -features[:, 0].mean()}
+    GradientBalancer({"matching": 1, "adversarial": 1})(losses, output).backward()
+    assert output.grad is not None
+
+
+def test_eps_is_added_to_the_norm():
+    output = torch.zeros(2, 4, requires_grad=True)
+    balancer = GradientBalancer({"a": 1}, eps=3.0)
+    balancer({"a": output.sum()}, output).backward()
+    # Each sample's norm is 2.
+    torch.testing.assert_close(output.grad, torch.full((2, 4), 1 / (2 + 3)))
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_outputs_of_one_number_for_each_sample_have_its_size_as_norm(shape):
+    output = torch.zeros(shape, requires_grad=True)
+    slope = torch.tensor([1.0, -2.0, 6.0]) if shape else torch.tensor(-5.0)
+    GradientBalancer({"a": 1})({"a": (slope * output).sum()}, output).backward()
+    torch.testing.assert_close(output.grad, slope / slope.abs().mean())
 
 
 def test_vanished_gradient_of_one_loss_is_no_nan():

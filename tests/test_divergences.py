@@ -26,6 +26,8 @@ from gan_blocks import (
     WeightedJensenShannon,
     block,
 )
+from gan_blocks.spec import recorded_arguments
+from gan_blocks.types import PositiveFloat
 
 F64 = torch.float64
 ALPHAS = [AlphaDivergence(a) for a in (-1.5, 0.3, 0.7, 1.7, 3.0)]
@@ -293,7 +295,7 @@ def test_closed_form_between_gaussians_is_the_integral(divergence, first, second
         Normal(*map(tensor, second)),
     )
     if isinstance(divergence, NO_CLOSED_FORM):
-        with pytest.raises(NotImplementedError, match="no closed form"):
+        with pytest.raises(NotImplementedError, match="no closed form; take both on a fine grid"):
             divergence.between_gaussians(p, q)
         return
     x = torch.linspace(-25, 25, 1_000_001, dtype=F64)
@@ -331,7 +333,7 @@ def test_total_variation_of_gaussians_is_smooth_where_the_spreads_agree(mean, st
 @pytest.mark.parametrize(
     ("p", "text"),
     [
-        ([0.5, 0.6], "is no distribution"),
+        ([0.5, 0.6], r"is no distribution: .* take log_density.softmax"),
         ([1.5, -0.5], "is no distribution"),
         ([float("nan"), 1.0], "is no distribution"),
         ([0.5, 0.25, 0.25], "should be of one shape"),
@@ -373,7 +375,6 @@ class FromF(FDivergence):
 
     def __init__(self, closed):
         self.closed = closed
-        super().__init__()
 
     def f(self, u):
         return self.closed.f(u)
@@ -485,6 +486,39 @@ def test_what_is_no_generator_function_is_refused(f, text):
         divergence_of(f)()
     with pytest.raises(gan_blocks.InvalidArgumentsError, match="Mine cannot be built"):
         block(divergence_of(f))()
+
+
+@pytest.mark.parametrize("order", ["no super", "super first", "super last"])
+def test_a_divergence_of_ones_own_with_a_parameter_is_checked_in_any_order(order):
+    @block
+    class Power(FDivergence):
+        def __init__(self, k: PositiveFloat = 2.0) -> None:
+            if order == "super first":
+                super().__init__()
+            self.k = k
+            if order == "super last":
+                super().__init__()
+
+        def f(self, u):
+            return (u - 1).abs() ** self.k
+
+    p, q = torch.tensor([0.5, 0.5], dtype=F64), torch.tensor([0.2, 0.8], dtype=F64)
+    torch.testing.assert_close(Power(2).between(p, q), PearsonChi2().between(p, q))
+    assert Power(3).slope_at_infinity == math.inf
+    assert recorded_arguments(Power(3)) == {"k": 3.0}
+    assert repr(gan_blocks.FDivergenceLoss(Power(2)).divergence) == "Power(k=2.0)"
+    with pytest.raises(
+        gan_blocks.InvalidArgumentsError, match="Power cannot be built: f and its derivative"
+    ):
+        Power(0.5)
+
+    @block
+    class Steeper(Power):
+        pass
+
+    assert Steeper(k=4).f(tensor(3.0)) == 16
+    with pytest.raises(gan_blocks.InvalidArgumentsError, match="f and its derivative"):
+        Steeper(0.5)
 
 
 def test_an_activation_of_ones_own_is_used_for_the_composition():

@@ -261,8 +261,10 @@ def test_wrong_features_are_refused():
     loss = gan_blocks.FeatureMatchingLoss()
     with pytest.raises(ValueError, match="differ in more than the batch size"):
         loss(torch.randn(4, 3), torch.randn(4, 2))
-    with pytest.raises(ValueError, match="batch of features"):
-        loss(torch.randn(4), torch.randn(4))
+    for bad in (torch.randn(4), torch.randn(0, 3), torch.randn(4, 0)):
+        with pytest.raises(ValueError, match="batch of features"):
+            loss(bad, bad)
+    assert loss(torch.ones(1, 1), torch.zeros(1, 1)) == 1
     with pytest.raises(TypeError, match="floating point"):
         loss(torch.ones(4, 2).long(), torch.ones(4, 2))
 
@@ -280,6 +282,26 @@ def test_extractor_returns_layers_by_name_and_stops_after_the_last():
     assert not network[2]._forward_hooks, "no hook is left behind"
     features["2"].sum().backward()
     assert network[0].weight.grad is not None
+
+
+def test_extractor_gives_what_a_layer_put_out_before_an_in_place_layer_overwrites_it():
+    convolution, x = nn.Conv1d(1, 2, 3), torch.randn(2, 1, 8)
+    network = nn.Sequential(convolution, nn.LeakyReLU(inplace=True), nn.Conv1d(2, 1, 3))
+    features = FeatureExtractor(network, ["0", "1"])(x)
+    torch.testing.assert_close(features["0"], convolution(x))
+    torch.testing.assert_close(features["1"], nn.functional.leaky_relu(convolution(x)))
+    features["1"].sum().backward()
+
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.second(nn.functional.relu_(self.first(x)))
+
+    with pytest.raises(RuntimeError, match="what first put out was overwritten by an in-place"):
+        FeatureExtractor(Functional(), ["first", "second"])(torch.randn(2, 3))
 
 
 def test_extractor_gives_the_features_of_the_input_and_not_those_of_the_reference():

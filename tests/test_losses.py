@@ -619,7 +619,8 @@ def test_wrong_logits_are_refused(loss):
         (torch.ones(4, dtype=torch.int64), TypeError, "floating-point"),
         (torch.ones(4, dtype=torch.complex64), TypeError, "floating-point"),
         (3.0, TypeError, "should be a tensor"),
-        ([good, None], TypeError, "should be a tensor"),
+        ([good, None], TypeError, "item 1 is a NoneType"),
+        ([[good], [good]], TypeError, "item 0 is a list"),
     ):
         for call in (
             lambda bad=bad: loss.discriminator(bad, good),
@@ -668,6 +669,20 @@ def test_settings_that_make_no_sense_are_refused(make, text):
         make()
 
 
+# --- torch.func ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [*ALL, *map(FDivergenceLoss, UNBOUNDED)], ids=ids)
+def test_losses_of_a_stack_of_critics_by_vmap_are_those_of_each(loss):
+    r, f = torch.randn(3, 6, dtype=F64), torch.randn(3, 6, dtype=F64)
+    for function, a, b in ((loss.discriminator, r, f), (loss.generator, f, r)):
+        together = torch.func.vmap(torch.func.grad(function, argnums=(0, 1)))(a, b)
+        for i in range(3):
+            _, alone = value_and_gradient(function, a[i], b[i])
+            for stacked, single in zip(together, alone, strict=True):
+                torch.testing.assert_close(stacked[i], single.to(F64).expand(6))
+
+
 # --- memory ----------------------------------------------------------------------------------------
 
 
@@ -686,6 +701,6 @@ def test_at_most_one_tensor_for_each_side_is_kept_for_the_backward_pass(loss):
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         value = loss.discriminator(real, fake)
-    kept = kept.keys() - {real.data_ptr(), fake.data_ptr()}
+    of_its_own = kept.keys() - {real.data_ptr(), fake.data_ptr()}
     divergence = type(getattr(loss, "divergence", None))
-    assert len(kept) <= KEPT.get(divergence, 2), value
+    assert len(of_its_own) <= KEPT.get(divergence, 2), value

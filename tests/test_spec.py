@@ -107,6 +107,7 @@ def test_nested_block_is_an_instance_or_a_spec():
         ({"name": "KL"}, "divergence.block: is required"),
         ({"block": "KL", "alpha": 2}, "divergence.alpha: unknown argument; it takes no arguments"),
         (gan_blocks.HingeLoss(), "which is a loss"),
+        ("TV", 'or a spec of one such as {"block": "TV"}'),
         ("KL", "divergence: should be a divergence or a spec of one"),
         (None, "divergence: should be a divergence or a spec of one"),
     ],

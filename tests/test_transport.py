@@ -101,6 +101,11 @@ def test_points_that_do_not_fit_are_refused(function, x, y, text):
         function(x, y)
 
 
+def test_distributions_are_not_samples():
+    with pytest.raises(TypeError, match="x should be a tensor of samples, got Normal"):
+        wasserstein_distance(torch.distributions.Normal(0.0, 1.0), torch.zeros(2))
+
+
 def test_critic_refuses_points_of_another_dimension():
     with pytest.raises(ValueError, match="takes points of 2 dimensions, got 3"):
         wasserstein_critic(points(2, 2), points(2, 2))(points(2, 3))

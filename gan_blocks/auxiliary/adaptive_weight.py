@@ -30,6 +30,7 @@ class AdaptiveWeight(nn.Module):
         Two scalar losses and the weights of the last layer; the result is a scalar.
 
     Raises:
+        TypeError: If `last_layer` is no tensor.
         ValueError: If a loss is no scalar, or does not depend on the weights.
 
     Example:
@@ -56,6 +57,11 @@ class AdaptiveWeight(nn.Module):
         self, reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: Tensor
     ) -> Tensor:
         """The weight, without gradient; the graphs of both losses stay for the backward pass."""
+        if not isinstance(last_layer, Tensor):
+            raise TypeError(
+                f"last_layer should be the weight of the last layer, got {type(last_layer).__name__}; "
+                "pass layer.weight"
+            )
         reconstruction = _norm_by("reconstruction_loss", reconstruction_loss, last_layer)
         adversarial = _norm_by("adversarial_loss", adversarial_loss, last_layer)
         return self.weight * (reconstruction / (adversarial + self.eps)).clamp(max=self.maximum)

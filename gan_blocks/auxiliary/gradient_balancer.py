@@ -87,7 +87,7 @@ class GradientBalancer(nn.Module):
         factors = self.total_norm * shares / shares.sum() / (norms + self.eps)
         balanced = torch.stack([c * g for c, g in zip(factors, gradients, strict=True)]).sum(0)
         value = torch.stack(
-            [c * losses[name].detach() for c, name in zip(factors, names, strict=True)]
+            [c * losses[name] for c, name in zip(factors, names, strict=True)]
         ).sum()
         # Its gradient by the output is `balanced`, without another pass through the losses.
         linear = (at_least_float32(output) * balanced).sum()
@@ -109,7 +109,7 @@ class GradientBalancer(nn.Module):
     def _norm(self, gradient: Tensor) -> Tensor:
         if not self.per_sample or gradient.dim() == 0:
             return torch.linalg.vector_norm(gradient)
-        return torch.linalg.vector_norm(gradient.flatten(1), dim=1).mean()
+        return torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1).mean()
 
     def _averaged(self, names: list[str], norms: Tensor) -> Tensor:
         """The moving averages of these norms, brought up to date in training mode."""

@@ -1,7 +1,7 @@
 """Feature matching layer by layer, between samples that belong together."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,11 @@ from gan_blocks._math import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, NonNegativeFloat, PositiveFloat
 
-Features = Sequence[Tensor] | Sequence[Sequence[Tensor]]
-"""The maps of one discriminator, layer by layer; or one such list per sub-discriminator."""
+Maps = Sequence[Tensor] | Mapping[str, Tensor]
+"""The maps of one discriminator, layer by layer, as a list or as a FeatureExtractor gives them."""
+
+Features = Maps | Sequence[Maps]
+"""The maps of one discriminator, or one such list per sub-discriminator."""
 
 
 @block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
@@ -47,7 +50,8 @@ class LayerwiseFeatureMatchingLoss(nn.Module):
             mean absolute value or for `l2` the mean square.
 
     Shape:
-        Two lists of tensors, or lists of such lists, the same shapes in both. The result is a
+        Two lists of tensors, or lists of such lists, the same shapes in both; dictionaries, as
+        [`FeatureExtractor`][gan_blocks.FeatureExtractor] returns them, do as well. The result is a
         scalar of at least float32.
 
     Raises:
@@ -133,21 +137,30 @@ class LayerwiseFeatureMatchingLoss(nn.Module):
         return value / size(real).mean() if self.relative else value
 
 
-def _nested(name: str, features: Features) -> Sequence[Sequence[Tensor]]:
+def _nested(name: str, features: Features) -> list[list[Tensor]]:
     """A list per sub-discriminator, of checked maps."""
-    if not isinstance(features, list | tuple) or not features:
+    single = isinstance(features, Mapping) or (
+        isinstance(features, list | tuple) and all(isinstance(x, Tensor) for x in features)
+    )
+    nested: Any = [features] if single else features
+    if not isinstance(nested, list | tuple) or not nested or not nested[0]:
         raise ValueError(
             f"{name} should be a list of the maps of one discriminator, or one such list per "
             f"sub-discriminator, got {type(features).__name__}"
         )
-    single = isinstance(features[0], Tensor)
-    nested: Sequence[Sequence[Tensor]] = [features] if single else features  # type: ignore[list-item,assignment]
-    for maps in nested:
-        for x in maps if isinstance(maps, list | tuple) else [maps]:
-            if not isinstance(x, Tensor) or isinstance(maps, Tensor):
-                raise TypeError(f"{name} should hold tensors in lists, got {type(maps).__name__}")
-            if not x.is_floating_point():
-                raise TypeError(f"{name} should be floating point, got {x.dtype}")
-            if x.numel() == 0:
-                raise ValueError(f"{name} holds an empty map of shape {tuple(x.shape)}")
-    return nested
+    return [_checked(name, maps) for maps in nested]
+
+
+def _checked(name: str, maps: Any) -> list[Tensor]:
+    """The maps of one sub-discriminator."""
+    if not isinstance(maps, list | tuple | Mapping):
+        raise TypeError(f"{name} should hold tensors in lists, got {type(maps).__name__}")
+    tensors = list(maps.values()) if isinstance(maps, Mapping) else list(maps)
+    for x in tensors:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} should hold tensors in lists, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise TypeError(f"{name} should be floating point, got {x.dtype}")
+        if x.numel() == 0:
+            raise ValueError(f"{name} holds an empty map of shape {tuple(x.shape)}")
+    return tensors

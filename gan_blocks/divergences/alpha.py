@@ -59,7 +59,6 @@ class AlphaDivergence(FDivergence):
             raise ValueError(f"alpha should not be {alpha:g}; the limit there is {limit}()")
         self.alpha = alpha
         self.slope_at_infinity = 1 / (1 - alpha) if alpha < 1 else math.inf
-        super().__init__()
 
     def f(self, u: Tensor) -> Tensor:
         a = self.alpha

@@ -1,8 +1,10 @@
 """What every f-divergence offers: closed forms where a class gives them, else computed from f."""
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +52,24 @@ class FDivergence(ABC):
     r"""$\lim_{u \to \infty} f(u)/u$: what mass of $p$ costs where $q$ has none. It is also the upper
     end of the domain of $f^*$."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # noqa: B027, the look at f comes afterwards
+        """A subclass may have arguments of its own."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Every constructor ends with a look at the formula that it leaves."""
+        super().__init_subclass__(**options)
+        initialise = cls.__init__
+
+        @functools.wraps(initialise)
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            initialise(self, *args, **kwargs)
+            if type(self) is cls:
+                self._complete()
+
+        cls.__init__ = __init__
+
+    def _complete(self) -> None:
+        """Refuses what is no f-divergence, and fills in what a class does not give."""
         problem = _problem_of(self)
         if problem:
             raise ValueError(problem)
@@ -136,7 +155,10 @@ class FDivergence(ABC):
         Raises:
             NotImplementedError: If there is no closed form.
         """
-        raise NotImplementedError(f"{type(self).__name__} between Gaussians has no closed form")
+        raise NotImplementedError(
+            f"{type(self).__name__} between Gaussians has no closed form; take both on a fine grid x, "
+            "between(p.log_prob(x).softmax(-1), q.log_prob(x).softmax(-1))"
+        )
 
 
 _LINEAR = 25.0

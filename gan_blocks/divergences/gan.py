@@ -32,11 +32,11 @@ class GANDivergence(FDivergence):
         Nowozin, Cseke and Tomioka, "f-GAN", 2016, arXiv:1606.00709, tables 1, 2 and 6.
     """
 
-    def __init__(self) -> None:
-        """No check of f(1) = 0: it is -log 4."""
-
     threshold = -math.log(2)
     slope_at_infinity = 0.0
+
+    def _complete(self) -> None:
+        """Nothing to check: f(1) is -log 4 and not 0."""
 
     def f(self, u: Tensor) -> Tensor:
         # u log u/(1+u), where u/(1+u) rounds to 1 for large ratios.

@@ -49,7 +49,6 @@ class WeightedJensenShannon(FDivergence):
     def __init__(self, pi: OpenProbability) -> None:
         self.pi = pi
         self.slope_at_infinity = -pi * math.log(pi)
-        super().__init__()
 
     def f(self, u: Tensor) -> Tensor:
         there = u > 0
