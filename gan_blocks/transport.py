@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gan_blocks._math import at_least_float32
 from gan_blocks.types import Critic
 
 LARGEST = 250_000
@@ -23,7 +24,7 @@ def wasserstein_distance(x: Tensor, y: Tensor) -> Tensor:
         y: Points of shape `(m,)` or `(m, d)`.
 
     Returns:
-        A scalar, differentiable by both sets.
+        A scalar of at least float32, computed in float64, differentiable by both sets.
 
     Raises:
         TypeError: If one of them is no tensor.
@@ -43,12 +44,13 @@ def wasserstein_distance(x: Tensor, y: Tensor) -> Tensor:
         Villani, "Optimal Transport: Old and New", 2009, chapter 6; Arjovsky, Chintala and Bottou,
         "Wasserstein GAN", 2017, arXiv:1701.07875, section 2.
     """
-    x, y = _points(x, y)
+    dtype = at_least_float32(_checked(x, y)).dtype
+    x, y = _in_float64(x), _in_float64(y)
     if x.shape[1] == 1:
         points, below = _distribution_functions(x.squeeze(1), y.squeeze(1))
-        return (below.abs() * points.diff()).sum()
+        return (below.abs() * points.diff()).sum().to(dtype)
     plan, _ = _linear_program(x, y)
-    return (plan * torch.cdist(x, y)).sum()
+    return (plan * _distances(x, y)).sum().to(dtype)
 
 
 def wasserstein_critic(x: Tensor, y: Tensor) -> Critic:
@@ -81,28 +83,48 @@ def wasserstein_critic(x: Tensor, y: Tensor) -> Critic:
     Reference:
         Villani, "Optimal Transport: Old and New", 2009, theorem 5.10 and remark 6.5.
     """
-    x, y = (points.detach() for points in _points(x, y))
+    _checked(x, y)
+    x, y = _in_float64(x).detach(), _in_float64(y).detach()
     if x.shape[1] == 1:
-        # The slope of the best critic is -sign(F_x - F_y).
-        points, below = _distribution_functions(x.squeeze(1), y.squeeze(1))
-        values = torch.cat([points.new_zeros(1), (-below.sign() * points.diff()).cumsum(0)])
-        values = values[torch.searchsorted(points, x.squeeze(1))]
-    else:
-        _, values = _linear_program(x, y)
+        return _critic_on_a_line(x.squeeze(1), y.squeeze(1))
+    _, values = _linear_program(x, y)
 
     def critic(z: Tensor) -> Tensor:
-        z = z.reshape(len(z), -1) if z.dim() > 1 else z[:, None]
-        if z.shape[1] != x.shape[1]:
+        if z.dim() != 2 or z.shape[1] != x.shape[1]:
             raise ValueError(
-                f"this critic takes points of {x.shape[1]} dimensions, got {z.shape[1]}"
+                f"this critic takes points of {x.shape[1]} dimensions, got shape {tuple(z.shape)}"
             )
-        return (values.to(z.dtype) - torch.cdist(z, x.to(z.dtype))).max(1).values
+        return (values - _distances(z.double(), x)).max(1).values.to(z.dtype)
 
     return critic
 
 
-def _points(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sets as `(n, d)`, checked."""
+def _critic_on_a_line(x: Tensor, y: Tensor) -> Critic:
+    """The same in one dimension, at the cost of a sort: a line of slope -1 to the right of each x."""
+    # The slope of the best critic is -sign(F_x - F_y).
+    points, below = _distribution_functions(x, y)
+    values = torch.cat([points.new_zeros(1), (-below.sign() * points.diff()).cumsum(0)])
+    x = x.sort().values
+    values = values[torch.searchsorted(points, x)]
+    none = values.new_full((1,), -torch.inf)
+    # The highest line that falls from the left, and that rises to the right, of each gap.
+    falling = torch.cat([none, (values + x).cummax(0).values])
+    rising = torch.cat([(values - x).flip(0).cummax(0).values.flip(0), none])
+
+    def critic(z: Tensor) -> Tensor:
+        if z.dim() not in (1, 2) or z.shape[1:] not in ((), (1,)):
+            raise ValueError(
+                f"this critic takes points of one dimension, got shape {tuple(z.shape)}"
+            )
+        at = z.double().reshape(-1)
+        gap = torch.searchsorted(x, at.detach().contiguous(), right=True)
+        return torch.maximum(falling[gap] - at, rising[gap] + at).to(z.dtype)
+
+    return critic
+
+
+def _checked(x: Tensor, y: Tensor) -> Tensor:
+    """x, if both sets are points that can be compared."""
     for name, points in (("x", x), ("y", y)):
         if not isinstance(points, Tensor):
             raise TypeError(f"{name} should be a tensor of samples, got {type(points).__name__}")
@@ -117,7 +139,17 @@ def _points(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         )
     if not (x.isfinite().all() and y.isfinite().all()):
         raise ValueError("a point has a coordinate that is NaN or infinite")
-    return (x[:, None], y[:, None]) if x.dim() == 1 else (x, y)
+    return x
+
+
+def _in_float64(x: Tensor) -> Tensor:
+    """As `(n, d)`; "exact" is meant in float64, whatever the points are kept in."""
+    return x.double() if x.dim() == 2 else x.double()[:, None]
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    # By differences: by products the distance of near points far from 0 would cancel.
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _distribution_functions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +178,10 @@ def _linear_program(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"{n} times {m} points are more than {LARGEST:,} pairs; take a random subset of each"
         )
-    cost = torch.cdist(x.detach().double(), y.detach().double()).cpu().numpy()
+    distances = _distances(x.detach(), y.detach())
+    # The solver's tolerances are absolute: the unit of the points must not matter.
+    unit = distances.max().clamp(min=torch.finfo(torch.float64).tiny)
+    cost = (distances / unit).cpu().numpy()
     rows, columns = np.ones((1, m)), np.ones((1, n))
     marginals = vstack([kron(eye_array(n), rows), kron(columns, eye_array(m))]).tocsr()
     sides = np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)])
@@ -154,4 +189,4 @@ def _linear_program(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if result.status != 0:
         raise RuntimeError(f"the linear program found no solution: {result.message}")
     plan = x.new_tensor(result.x.reshape(n, m))
-    return plan, x.new_tensor(result.eqlin.marginals[:n])
+    return plan, unit * x.new_tensor(result.eqlin.marginals[:n])

@@ -83,6 +83,17 @@ def test_relative_distance_does_not_see_the_scale_of_a_layer(scale):
         torch.testing.assert_close(scaled, loss(real, fake))
 
 
+@pytest.mark.parametrize("distance", ["l1", "l2"])
+def test_relative_distance_from_a_map_of_zeros_is_the_plain_one(distance):
+    loss = LayerwiseFeatureMatchingLoss(distance=distance, relative=True)
+    for value in (0.0, 2.0):
+        fake = torch.full((2, 3), value, requires_grad=True)
+        total = loss([torch.zeros(2, 3)], [fake])
+        assert total.item() == value ** (1 if distance == "l1" else 2)
+        (gradient,) = torch.autograd.grad(total, fake)
+        assert gradient.isfinite().all()
+
+
 def test_a_layer_of_weight_zero_does_not_count():
     real, fake = maps(0, (2, 3), (2, 1)), maps(1, (2, 3), (2, 1))
     loss = LayerwiseFeatureMatchingLoss(layer_weights=(0.0, 2.0))
@@ -107,6 +118,13 @@ def test_a_layer_of_weight_zero_does_not_count():
         ({}, [[]], [[]], ValueError, "should be a list of the maps"),
         ({}, {"a": torch.arange(2)}, {"a": torch.arange(2)}, TypeError, "floating point"),
         ({"last_map": False}, [torch.ones(2)], [torch.ones(2)], ValueError, "without the last"),
+        (
+            {"layer_weights": ()},
+            [torch.ones(2)],
+            [torch.ones(2)],
+            ValueError,
+            "0 layer_weights for 1",
+        ),
         (
             {"layer_weights": (1, 2)},
             [torch.ones(2)],
@@ -182,6 +200,15 @@ def test_another_module_is_refused_before_the_average_is_touched():
     with pytest.raises(ValueError, match="use one HistoricalAveraging for each module"):
         term(nn.Linear(3, 3))
     assert torch.equal(term.average, before)
+
+
+def test_weights_in_any_memory_format_and_dtype_keep_their_average():
+    module = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last).double()
+    term, fresh = HistoricalAveraging(), HistoricalAveraging()
+    assert term(module) == 0
+    fresh.load_state_dict(term.state_dict())
+    assert fresh.average.dtype == F64
+    assert fresh(module) == 0
 
 
 def test_half_precision_weights_are_averaged_in_float32():
@@ -316,9 +343,39 @@ def test_result_has_the_value_of_the_weighted_losses_and_spares_the_discriminato
     total.backward()
     assert critic.weight.grad is None
     assert generator.weight.grad is not None
-    norms = balancer.sums / balancer.counts
-    value = 0.5 * (losses["l1"] / norms[0] + losses["adversarial"] / norms[1]) + commitment
+    norms = dict(zip(["adversarial", "l1"], balancer.sums / balancer.counts, strict=True))
+    value = 0.5 * sum(losses[name] / norms[name] for name in losses) + commitment
     torch.testing.assert_close(total, value)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_step_that_overflows_leaves_no_trace_in_the_average(bad):
+    balancer = GradientBalancer({"a": 1, "b": 1}).double()
+    gradient_by_output(balancer, {"a": bad, "b": 1.0})
+    after, _ = gradient_by_output(balancer, {"a": 1.0, "b": 1.0})
+    fresh, _ = gradient_by_output(GradientBalancer({"a": 1, "b": 1}).double(), {"a": 1.0, "b": 1.0})
+    torch.testing.assert_close(after, fresh)
+    assert balancer.sums.isfinite().all()
+
+
+def test_average_is_kept_in_float32_by_a_half_precision_model():
+    balancer = GradientBalancer({"a": 1})
+    nn.Sequential(balancer).bfloat16()
+    output = torch.ones(1, 4, requires_grad=True, dtype=torch.bfloat16)
+    for scale in [1.0] * 200 + [0.5] * 10_000:
+        with torch.no_grad():
+            balancer._averaged(["a"], torch.tensor([scale]))
+    balancer({"a": output.sum()}, output).backward()
+    assert (balancer.sums / balancer.counts).item() == pytest.approx(0.5, rel=0.02)
+
+
+def test_state_does_not_depend_on_the_order_of_the_weights():
+    one, other = GradientBalancer({"b": 1, "a": 2}), GradientBalancer({"a": 2, "b": 1})
+    gradient_by_output(one, {"b": 1.0, "a": 100.0})
+    other.load_state_dict(one.state_dict())
+    first, _ = gradient_by_output(one, {"b": 1.0, "a": 100.0})
+    second, _ = gradient_by_output(other, {"b": 1.0, "a": 100.0})
+    torch.testing.assert_close(first, second)
 
 
 def test_losses_may_share_a_part_of_their_graph():
@@ -378,6 +435,7 @@ def test_balancer_says_what_is_wrong_before_it_counts():
         ({"a": output.sum(1)}, output, r"the loss a should be a scalar, got shape \(2,\)"),
         ({"a": torch.ones(2, 3, requires_grad=True).sum()}, output, "loss a does not depend on"),
         ({"a": output.sum()}, output.detach(), "output has no gradient"),
+        ({"a": output.sum()}, output[:0], r"output is empty: shape \(0, 3\)"),
     ):
         with pytest.raises(ValueError, match=text):
             balancer(losses, at)

@@ -307,6 +307,18 @@ def test_closed_form_between_gaussians_is_the_integral(divergence, first, second
     torch.testing.assert_close(divergence.between_gaussians(p, q), integral, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("step", [-1e-3, -1e-9, 1e-12, 1e-6])
+@pytest.mark.parametrize("std", [1.2, 1.001])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_alpha_divergence_of_gaussians_tends_to_its_limits(step, std, dtype):
+    p = Normal(torch.tensor(0.0, dtype=dtype), torch.tensor(1.0, dtype=dtype))
+    q = Normal(torch.tensor(0.3, dtype=dtype), torch.tensor(std, dtype=dtype))
+    rtol = 2 * abs(step) + (1e-3 if dtype == torch.float32 else 1e-6)
+    for alpha, limit in ((1 + step, KL()), (step, ReverseKL())):
+        found = AlphaDivergence(alpha).between_gaussians(p, q)
+        torch.testing.assert_close(found, limit.between_gaussians(p, q), rtol=rtol, atol=0)
+
+
 def test_divergence_of_gaussians_is_infinite_where_the_integral_is():
     narrow = Normal(tensor(0.0), tensor(1.0))
     wide = Normal(tensor(0.0), tensor(1.5))
@@ -319,14 +331,15 @@ def test_divergence_of_gaussians_is_infinite_where_the_integral_is():
 @given(st.floats(-3, 3), st.floats(0.2, 3), st.sampled_from([0.0, 1e-9, -1e-9, 0.5]))
 def test_total_variation_of_gaussians_is_smooth_where_the_spreads_agree(mean, std, change):
     p = Normal(tensor(0.0), tensor(std))
-    q = Normal(tensor(mean).requires_grad_(), tensor(std + max(change, 0.1 - std)))
+    wide = tensor(std + max(change, 0.1 - std)).requires_grad_()
+    q = Normal(tensor(mean).requires_grad_(), wide)
     value = TotalVariation().between_gaussians(p, q)
     assert 0 <= value <= 1
     if abs(change) < 1e-6:
         exact = math.erf(abs(mean) / (2 * math.sqrt(2) * std))
         assert value.item() == pytest.approx(exact, abs=1e-6)
-    (gradient,) = torch.autograd.grad(value, q.loc)
-    assert gradient.isfinite()
+    for gradient in torch.autograd.grad(value, [q.loc, wide]):
+        assert gradient.isfinite()
 
 
 @every
@@ -365,6 +378,94 @@ def test_optimal_critic_at_infinite_ratios_is_infinite_or_the_end_of_its_range(d
     t = divergence.activation(v)
     torch.testing.assert_close(t[2], tensor(divergence.slope_at_infinity))
     torch.testing.assert_close(divergence.conjugate(t[0]), -divergence.f(tensor(0.0)))
+
+
+@pytest.mark.parametrize(
+    ("divergence", "log_ratio", "expected"),
+    [
+        (WeightedJensenShannon(0.3), 110.0, 110 + math.log(1 / 0.7)),
+        (WeightedJensenShannon(0.3), 200.0, 200 + math.log(1 / 0.7)),
+        (AlphaDivergence(0.5), 220.0, 110 + math.log(0.5)),
+        (AlphaDivergence(-2.0), 40.0, 120 + math.log(3)),
+        (AlphaDivergence(0.5), -20.0, -2 * math.exp(10)),
+    ],
+)
+def test_optimal_critic_at_ratios_beyond_float32(divergence, log_ratio, expected):
+    found = divergence.optimal_critic(torch.tensor(log_ratio))
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+# --- ends of the range ------------------------------------------------------------------------------
+
+
+def test_weighted_divergence_keeps_its_digits_for_weights_near_zero_and_one():
+    p, q = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])
+    for pi in (1e-12, 1e-3, 1 - 1e-3, 1 - 1e-12):
+        divergence = WeightedJensenShannon(pi)
+        # of p = (1, 0) and q = (1/2, 1/2), with m = ((1 + pi)/2, (1 - pi)/2)
+        first = -pi * math.log1p((pi - 1) / 2)
+        second = -(1 - pi) / 2 * (math.log1p(pi) + math.log(1 - pi))
+        exact = first + second
+        assert divergence.between(p, q).item() == pytest.approx(exact, rel=1e-3)
+        for dtype in (torch.bfloat16, torch.float16):
+            assert divergence.between(p.to(dtype), q.to(dtype)).item() == pytest.approx(
+                exact, rel=1e-3
+            )
+    u, pi = tensor(1e-6), 1 - 1e-12
+    slope = pi * (math.log(1e-6) - math.log((1 - pi) + pi * 1e-6))
+    assert WeightedJensenShannon(pi).derivative(u).item() == pytest.approx(slope, rel=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [-60.0, 60.0, 1e-9, 1 - 1e-9])
+def test_every_alpha_is_allowed(alpha):
+    p, q = torch.tensor([0.5, 0.5], dtype=F64), torch.tensor([0.4, 0.6], dtype=F64)
+    divergence = AlphaDivergence(alpha)
+    power = (p**alpha * q ** (1 - alpha)).sum()
+    exact = (power - 1) / (alpha * (alpha - 1)) if abs(alpha) > 1 else None
+    limit = KL().between(p, q) if alpha > 0.5 else ReverseKL().between(p, q)
+    torch.testing.assert_close(divergence.between(p, q), exact if abs(alpha) > 1 else limit)
+
+
+@pytest.mark.parametrize("v", [20.0, 29.0, 31.0, 44.0, 48.0, 60.0])
+def test_float32_gradient_of_the_alpha_composition_is_finite_where_it_is(v):
+    v = torch.tensor(v, requires_grad=True)
+    value = AlphaDivergence(0.5).conjugate_of_activation(v)
+    (first,) = torch.autograd.grad(value, v, create_graph=True)
+    (second,) = torch.autograd.grad(first, v)
+    # e^v / (1/4) and a constant, but for what float32 does not show
+    for derivative in (value, first, second):
+        torch.testing.assert_close(derivative, 4 * v.exp(), rtol=1e-4, atol=0)
+
+
+def test_conjugate_of_jeffrey_at_infinity_and_at_nan():
+    t = torch.tensor([-math.inf, math.inf, math.nan])
+    found = Jeffrey().conjugate(t)
+    assert found[:2].tolist() == [-math.inf, math.inf]
+    assert found[2].isnan()
+    assert FromF(JensenShannon()).conjugate(t)[2].isnan()
+
+
+@every
+def test_zeros_in_the_distributions_leave_the_gradient_without_nan(divergence):
+    p = torch.tensor([1.0, 0.0, 0.0], requires_grad=True)
+    q = torch.tensor([0.5, 0.5, 0.0], requires_grad=True)
+    for one, other in ((p, q), (q, p)):
+        for gradient in torch.autograd.grad(divergence.between(one, other), (p, q)):
+            assert not gradient.isnan().any()
+
+
+def test_a_sum_is_checked_in_full_precision():
+    for sums, n, dtype in (
+        (5, 1000, torch.float16),
+        (2, 32, torch.bfloat16),
+        (1.9, 10**6, torch.float32),
+    ):
+        p = torch.full((n,), sums / n, dtype=dtype)
+        with pytest.raises(ValueError, match="p is no distribution"):
+            KL().between(p, torch.full((n,), 1 / n, dtype=dtype))
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        p, q = torch.randn(2, 500).softmax(1).to(dtype)
+        assert KL().between(p, q) > 0
 
 
 # --- a divergence from f alone -----------------------------------------------------------------------
@@ -440,6 +541,30 @@ def test_conjugate_from_f_alone_is_infinite_outside_and_minus_f_at_zero_below():
     assert (computed.conjugate(t) == math.inf).all()
     (gradient,) = torch.autograd.grad(computed.conjugate(t).sum(), t)
     assert not gradient.isnan().any()
+
+
+def test_conjugate_at_a_kink_keeps_its_maximiser():
+    # f' jumps from -1 to 1 at u = 1, so for t in between the supremum is at 1.
+    kinked = divergence_of(lambda u: (u - 1).abs() + (u - 1) ** 2)()
+    t = torch.tensor([-0.9, 0.0, 0.5, 2.0], dtype=F64, requires_grad=True)
+    value = kinked.conjugate(t)
+    # Above 1 it is at u = 1 + (t - 1)/2.
+    torch.testing.assert_close(value, torch.tensor([-0.9, 0.0, 0.5, 2.25], dtype=F64))
+    (gradient,) = torch.autograd.grad(value.sum(), t)
+    torch.testing.assert_close(gradient, torch.tensor([1.0, 1.0, 1.0, 1.5], dtype=F64))
+
+
+def test_exact_divergence_from_f_alone_is_computed_in_float64():
+    triangular = divergence_of(lambda u: (u - 1).square() / (u + 1))()
+    p, q = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 1e-30])
+    value = triangular.between(p, q)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(1 / 6 + 0.5)
+
+
+def test_scale_of_f_does_not_make_it_linear():
+    tiny = divergence_of(lambda u: 1e-9 * (u - 1).square() / (u + 1))()
+    assert tiny.slope_at_infinity == pytest.approx(1e-9)
 
 
 def test_a_plugins_divergence_is_f_and_nothing_else():

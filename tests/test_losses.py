@@ -499,6 +499,21 @@ def test_infinite_values_have_the_right_sign():
     assert FDivergenceLoss(reverse).discriminator(-big, -big) == math.inf
 
 
+def test_neyman_loss_has_the_sign_of_the_larger_term_where_both_overflow():
+    loss = FDivergenceLoss(NeymanChi2())
+    for real, fake, sign in (
+        (-1e4, -1e4, 1),
+        (-1e4, -1.5e4, 1),
+        (-100.0, -1e4, -1),
+        (0.0, -1e4, -1),
+    ):
+        value, gradients = value_and_gradient(
+            loss.discriminator, torch.full((2,), real), torch.full((3,), fake)
+        )
+        assert value == sign * math.inf
+        assert gradients[0].max() <= 0 <= gradients[1].min()
+
+
 @pytest.mark.parametrize("logit", [-46.0, -1e4])
 def test_generator_keeps_its_gradient_when_the_discriminator_wins(logit):
     f = torch.full((1,), logit)
@@ -683,10 +698,21 @@ def test_losses_of_a_stack_of_critics_by_vmap_are_those_of_each(loss):
                 torch.testing.assert_close(stacked[i], single.to(F64).expand(6))
 
 
+# torch's own forward mode is written with its deprecated compiler.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("loss", [*ALL, *map(FDivergenceLoss, UNBOUNDED)], ids=ids)
+def test_derivatives_forward_and_backward_agree(loss):
+    r, f = torch.randn(4, dtype=F64), torch.randn(4, dtype=F64)
+    for function, a, b in ((loss.discriminator, r, f), (loss.generator, f, r)):
+        forward, backward = torch.func.jacfwd(function)(a, b), torch.func.jacrev(function)(a, b)
+        torch.testing.assert_close(forward, backward)
+        assert torch.func.hessian(function)(a, b).isfinite().all()
+
+
 # --- memory ----------------------------------------------------------------------------------------
 
 
-KEPT = {AlphaDivergence: 4, WeightedJensenShannon: 4}
+KEPT = {AlphaDivergence: 5, WeightedJensenShannon: 4}
 
 
 @pytest.mark.parametrize("loss", [*ALL, *map(FDivergenceLoss, UNBOUNDED)], ids=ids)

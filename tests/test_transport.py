@@ -107,8 +107,39 @@ def test_distributions_are_not_samples():
 
 
 def test_critic_refuses_points_of_another_dimension():
-    with pytest.raises(ValueError, match="takes points of 2 dimensions, got 3"):
-        wasserstein_critic(points(2, 2), points(2, 2))(points(2, 3))
+    for d, other in ((2, points(2, 3)), (2, points(2)), (None, points(2, 2)), (1, points(2, 2))):
+        with pytest.raises(ValueError, match=r"takes points of .* got shape \(2"):
+            wasserstein_critic(points(2, d), points(2, d))(other)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-6, 1e6, 1e25])
+def test_unit_and_place_of_the_points_do_not_matter(unit):
+    x, y = points(12, 3), points(9, 3, seed=1)
+    expected = wasserstein_distance(x, y)
+    scaled = wasserstein_distance(x * unit, y * unit)
+    torch.testing.assert_close(scaled / unit, expected, rtol=1e-9, atol=0)
+    critic = wasserstein_critic(x * unit, y * unit)
+    gap = (critic(x * unit).mean() - critic(y * unit).mean()) / unit
+    torch.testing.assert_close(gap, expected, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("d", [None, 1, 2])
+def test_low_precision_points_have_the_distance_that_they_have_in_float64(d, dtype):
+    x, y = (100 + points(40, d)).to(dtype), (100 + points(35, d, seed=1)).to(dtype)
+    found, exact = wasserstein_distance(x, y), wasserstein_distance(x.double(), y.double())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=0)
+    assert wasserstein_distance(x, x.clone()) == 0
+    assert wasserstein_critic(x, y)(y).dtype == dtype
+
+
+def test_many_points_on_a_line():
+    x, y = points(100_000).half(), points(70_000, seed=1).half() + 1
+    assert wasserstein_distance(x, y).item() == pytest.approx(1, abs=0.02)
+    critic = wasserstein_critic(x.double(), y.double())
+    gap = critic(x.double()).mean() - critic(y.double()).mean()
+    torch.testing.assert_close(gap.float(), wasserstein_distance(x, y), rtol=1e-5, atol=0)
 
 
 def test_without_scipy_one_dimension_works_and_more_say_what_to_install(monkeypatch):

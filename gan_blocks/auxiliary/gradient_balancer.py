@@ -1,6 +1,7 @@
 """The gradient balancer of EnCodec."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,8 @@ class GradientBalancer(nn.Module):
                 f"there are weights for {', '.join(self.weights)}, and losses named "
                 f"{', '.join(unknown) or 'nothing'}"
             )
+        if not output.numel():
+            raise ValueError(f"output is empty: shape {tuple(output.shape)}")
         if not output.requires_grad:
             raise ValueError(
                 "output has no gradient: pass what the generator returned, not detached and not "
@@ -113,12 +116,22 @@ class GradientBalancer(nn.Module):
 
     def _averaged(self, names: list[str], norms: Tensor) -> Tensor:
         """The moving averages of these norms, brought up to date in training mode."""
-        at = [list(self.weights).index(name) for name in names]
+        # By sorted name, so that the state does not depend on the order of the weights.
+        at = [sorted(self.weights).index(name) for name in names]
         norms = norms.to(self.sums.dtype)
-        sums, counts = self.decay * self.sums[at] + norms, self.decay * self.counts[at] + 1
+        # A step that overflows, as under a gradient scaler, leaves no trace.
+        finite = norms.isfinite()
+        sums = torch.where(finite, self.decay * self.sums[at] + norms, self.sums[at])
+        counts = torch.where(finite, self.decay * self.counts[at] + 1, self.counts[at])
         if self.training:
             self.sums[at], self.counts[at] = sums, counts
-        return sums / counts
+        return torch.where(counts > 0, sums / counts, norms)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # An average of thousands of steps does not fit into half precision.
+        super()._apply(fn, recurse)
+        self.sums, self.counts = at_least_float32(self.sums), at_least_float32(self.counts)
+        return self
 
 
 def _gradient(name: str, loss: Tensor, output: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from gan_blocks._math import at_least_float32
 from gan_blocks.spec import block
@@ -59,7 +58,7 @@ class HistoricalAveraging(nn.Module):
             raise ValueError(
                 f"this {type(module).__name__} has no parameters that require a gradient"
             )
-        theta = parameters_to_vector(parameters)
+        theta = torch.cat([p.reshape(-1) for p in parameters])
         if not len(self.average):
             self.average = torch.zeros_like(theta)
         elif len(theta) != len(self.average):
@@ -80,5 +79,5 @@ class HistoricalAveraging(nn.Module):
         # A new instance does not know yet how many parameters the average is over.
         saved = state_dict.get(f"{prefix}average")
         if isinstance(saved, Tensor):
-            self.average = self.average.new_zeros(saved.shape)
+            self.average = self.average.new_zeros(saved.shape, dtype=saved.dtype)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -47,7 +47,7 @@ class LayerwiseFeatureMatchingLoss(nn.Module):
         layer_weights: $w_l$ for the compared layers, the same in each discriminator; all 1 if left
             out.
         relative: Whether each layer's distance is divided by the mean size of its real map, the
-            mean absolute value or for `l2` the mean square.
+            mean absolute value or for `l2` the mean square. A map of zeros has the scale 1.
 
     Shape:
         Two lists of tensors, or lists of such lists, the same shapes in both; dictionaries, as
@@ -117,7 +117,7 @@ class LayerwiseFeatureMatchingLoss(nn.Module):
                 f"sub-discriminator {k} has {len(real)} maps, so there is nothing to compare"
                 + ("" if self.last_map else " without the last")
             )
-        weights = self.layer_weights or (1.0,) * end
+        weights = (1.0,) * end if self.layer_weights is None else self.layer_weights
         if len(weights) != end:
             raise ValueError(
                 f"there are {len(weights)} layer_weights for {end} maps of sub-discriminator {k}"
@@ -134,7 +134,10 @@ class LayerwiseFeatureMatchingLoss(nn.Module):
         real, fake = at_least_float32(real).detach(), at_least_float32(fake)
         size = torch.abs if self.distance == "l1" else torch.square
         value = size(real - fake).mean()
-        return value / size(real).mean() if self.relative else value
+        if not self.relative:
+            return value
+        scale = size(real).mean()
+        return value / torch.where(scale > 0, scale, 1)
 
 
 def _nested(name: str, features: Features) -> list[list[Tensor]]:

@@ -47,7 +47,7 @@ class Jeffrey(FDivergence):
 
     def conjugate(self, t: Tensor) -> Tensor:
         x = _Root.apply(1 - t)
-        return torch.where(t == -math.inf, t, torch.expm1(-x) - x)
+        return torch.where(t.isinf(), t, torch.expm1(-x) - x)
 
     def activation(self, v: Tensor) -> Tensor:
         return v
@@ -80,8 +80,14 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return gradients[0] * (-x).sigmoid()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return tangents[0] * (-x).sigmoid()

@@ -1,6 +1,7 @@
 """The Neyman chi-squared divergence."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,8 +54,36 @@ class NeymanChi2(FDivergence):
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
         return torch.rsub((v / -2).exp_(), 2, alpha=2)
 
+    def bound(self, real: Tensor, fake: Tensor) -> Tensor:
+        # Both terms may overflow: e^-r on real samples and 2 e^(-f/2) on generated ones.
+        larger = torch.where(-real.amin() > -fake.amin() / 2, -math.inf, math.inf)
+        terms = self.activation(real).mean(), self.conjugate_of_activation(fake).mean()
+        return _Difference.apply(*terms, larger)
+
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:
         return 2 * log_ratio
 
     def between_gaussians(self, p: Normal, q: Normal) -> Tensor:
         return torch.expm1(log_affinity(-1, p, q))
+
+
+class _Difference(torch.autograd.Function):
+    """a - b, and a given value where both are infinite; of the derivative of a - b everywhere."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, otherwise: Tensor) -> Tensor:
+        return torch.where(a.isinf() & b.isinf(), otherwise, a - b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        return gradients[0], -gradients[0], None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return tangents[0] - tangents[1]

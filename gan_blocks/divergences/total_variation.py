@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 from torch.distributions import Normal
+from torch.special import ndtr
 
 from gan_blocks.divergences.base import FDivergence
 from gan_blocks.spec import block
@@ -63,8 +64,9 @@ class TotalVariation(FDivergence):
         square = m.square() + 2 * (s.square() - 1) * s.log()
         same, one = square == 0, s == 1
         w = m + torch.where(m < 0, -s, s) * torch.where(same, 1, square).sqrt()
-        far = torch.where(one, w.sign() * math.inf, w / torch.where(one, 1, 1 - s.square()))
+        far = w / torch.where(one, 1, 1 - s.square())
         near = (m.square() + 2 * s.square() * s.log()) / torch.where(same, 1, w)
-        mass_p = torch.special.ndtr(far) - torch.special.ndtr(near)
-        mass_q = torch.special.ndtr((far - m) / s) - torch.special.ndtr((near - m) / s)
+        all_or_none = (w > 0).to(w.dtype)
+        mass_p = torch.where(one, all_or_none, ndtr(far)) - ndtr(near)
+        mass_q = torch.where(one, all_or_none, ndtr((far - m) / s)) - ndtr((near - m) / s)
         return torch.where(same, 0, (mass_p - mass_q).abs())

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from gan_blocks._math import log_expm1, softplus
+from gan_blocks._math import inverse_log_softplus, log_softplus, softplus
 from gan_blocks.divergences.base import FDivergence
 from gan_blocks.spec import block
 from gan_blocks.types import OpenProbability
@@ -53,14 +53,19 @@ class WeightedJensenShannon(FDivergence):
     def f(self, u: Tensor) -> Tensor:
         there = u > 0
         first = torch.where(there, u * self.derivative(torch.where(there, u, 1)), 0)
-        return first - (1 - self.pi) * torch.log1p(self.pi * (u - 1))
+        return first - (1 - self.pi) * self._log_m(u)
 
     def derivative(self, u: Tensor) -> Tensor:
         # u/m = 1 + (1-pi)(u-1)/m keeps the digits near u = 1; near 0 the logarithms stand apart.
-        m = 1 + self.pi * (u - 1)
         small = u < 0.5
+        m = (1 - self.pi) + self.pi * u
         near = torch.log1p(torch.where(small, 0, (1 - self.pi) * (u - 1) / m))
-        return self.pi * torch.where(small, torch.where(small, u, 1).log() - m.log(), near)
+        return self.pi * torch.where(small, torch.where(small, u, 1).log() - self._log_m(u), near)
+
+    def _log_m(self, u: Tensor) -> Tensor:
+        small = u < 0.5
+        near = torch.log1p(self.pi * torch.where(small, 0, u - 1))
+        return torch.where(small, ((1 - self.pi) + self.pi * torch.where(small, u, 1)).log(), near)
 
     def conjugate(self, t: Tensor) -> Tensor:
         inside = t < self.slope_at_infinity
@@ -80,4 +85,4 @@ class WeightedJensenShannon(FDivergence):
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:
         # zeta(-v) = pi zeta(-w) with w = log(pi p / ((1-pi) q))
         w = log_ratio + math.log(self.pi / (1 - self.pi))
-        return -log_expm1(self.pi * softplus(-w))
+        return -inverse_log_softplus(math.log(self.pi) + log_softplus(-w))

@@ -1,9 +1,7 @@
 """f-GAN: a variational bound on any f-divergence as a training loss."""
 
-import math
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
@@ -70,11 +68,8 @@ class FDivergenceLoss(nn.Module):
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """The critic's loss; its negative bounds the divergence from below."""
-        g, conjugate_of_g = self.divergence.activation, self.divergence.conjugate_of_activation
-        terms = [
-            _Difference.apply(conjugate_of_g(f).mean(), g(r).mean())
-            for r, f in pairs_of_critics(real_logits, fake_logits)
-        ]
+        pairs = pairs_of_critics(real_logits, fake_logits)
+        terms = [-self.divergence.bound(r, f) for r, f in pairs]
         return combined(terms, self.combine)
 
     def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
@@ -93,25 +88,3 @@ class FDivergenceLoss(nn.Module):
         return self.divergence.optimal_critic(log_ratio)
 
     forward = two_sided
-
-
-class _Difference(torch.autograd.Function):
-    """a - b, and infinity where both are minus infinity.
-
-    Both can overflow with the Neyman divergence only, whose e^-r on real samples outgrows its
-    2 e^(-f/2) on generated ones.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where((a == -math.inf) & (b == -math.inf), math.inf, a - b)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        return gradients[0], -gradients[0]
