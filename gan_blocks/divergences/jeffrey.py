@@ -1,7 +1,6 @@
 """The Jeffrey divergence."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,8 +45,18 @@ class Jeffrey(FDivergence):
         return 1 + u.log() - 1 / u
 
     def conjugate(self, t: Tensor) -> Tensor:
-        x = _Root.apply(1 - t)
-        return torch.where(t.isinf(), t, torch.expm1(-x) - x)
+        # Above 50 e^x is below the rounding of x = 1 - t.
+        large = t > 50
+        y = 1 - torch.where(large | (t == -math.inf), 0, t)
+        with torch.no_grad():
+            # Where e^x + x exceeds y, Newton's steps descend to the root without passing it.
+            x = torch.where(y > 1, y.clamp(min=1).log(), y)
+            for _ in range(4):
+                x = _newton(x, y)
+        # Each further step makes one more derivative of x by t exact.
+        x = _newton(_newton(x, y), y)
+        far = torch.expm1(torch.where(large, t - 1, 0)) + (t - 1)
+        return torch.where(large | (t == -math.inf), far, torch.expm1(-x) - x)
 
     def activation(self, v: Tensor) -> Tensor:
         return v
@@ -62,32 +71,6 @@ class Jeffrey(FDivergence):
         return kl_divergence(p, q) + kl_divergence(q, p)
 
 
-class _Root(torch.autograd.Function):
-    """The x with e^x + x = y, of derivative 1 / (e^x + 1)."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(y: Tensor) -> Tensor:
-        y = y.clamp(max=torch.finfo(y.dtype).max)
-        # Where e^x + x exceeds y, Newton's steps descend to the root without passing it.
-        x = torch.where(y > 1, y.clamp(min=1).log(), y)
-        for _ in range(6):
-            # (e^x + x - y) / (e^x + 1), in parts that are finite
-            x = x - x.sigmoid() - (x - y) * (-x).sigmoid()
-        return x
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        ctx.save_for_backward(output)
-        ctx.save_for_forward(output)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return gradients[0] * (-x).sigmoid()
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return tangents[0] * (-x).sigmoid()
+def _newton(x: Tensor, y: Tensor) -> Tensor:
+    """A step towards the root of e^x + x = y, by (e^x + x - y) / (e^x + 1) in parts that are finite."""
+    return x - x.sigmoid() - (x - y) * (-x).sigmoid()

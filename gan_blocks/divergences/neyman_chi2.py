@@ -68,7 +68,10 @@ class NeymanChi2(FDivergence):
 
 
 class _Difference(torch.autograd.Function):
-    """a - b, and a given value where both are infinite; of the derivative of a - b everywhere."""
+    """a - b, and a given value where both are infinite; of the derivative of a - b everywhere.
+
+    There is no `jvp`, since torch.compile would refuse it.
+    """
 
     generate_vmap_rule = True
 
@@ -83,7 +86,3 @@ class _Difference(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         return gradients[0], -gradients[0], None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
-        return tangents[0] - tangents[1]
