@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # process runs a whole file.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test slow lint docs docs-serve tutorial bench oldest clean
+.PHONY: demo test slow mutants lint docs docs-serve tutorial bench oldest clean
 
 # Idle threads sleep instead of spinning: many times faster where other programs run too.
 demo: .venv/.examples
@@ -18,6 +18,11 @@ test: lint
 # Published results by training, which takes too long for every run.
 slow: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slow/check_*.py
+
+# Whether the tests notice small changes of the code; some tens of minutes.
+mutants: .venv/.dev
+	$(INSTALL) -e ".[mutation]"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py losses divergences auxiliary
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

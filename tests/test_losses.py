@@ -620,6 +620,8 @@ def test_a_pairing_loss_needs_pairs():
     for loss in PAIRED:
         with pytest.raises(ValueError, match="need one batch size"):
             loss.discriminator(torch.randn(4), torch.randn(5))
+        with pytest.raises(ValueError, match="need one batch size"):
+            loss.generator(torch.randn(4), torch.randn(5))
     for loss in (*PAIRED, *AVERAGE):
         with pytest.raises(ValueError, match="pass real_logits to generator"):
             loss.generator(torch.randn(4))
