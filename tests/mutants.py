@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Imported once, before the processes fork; the package itself is not.
-import hypothesis.extra.numpy  # noqa: F401
+import hypothesis
 import pytest
 import scipy.optimize
 import scipy.special  # noqa: F401
@@ -129,7 +129,10 @@ def run_tests(mutant: Mutant, folder: str, subpackage: str) -> int:
     os.dup2(output, 2)
     torch.set_num_threads(1)
     common = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    common += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    common += ["-W", "ignore::pytest.PytestAssertRewriteWarning", "--hypothesis-profile=mutants"]
+    # That a test fails is enough to know; the smallest example takes long to find.
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    hypothesis.settings.register_profile("mutants", phases=phases, max_examples=40, deadline=None)
     # Compilation is slow, and no formula is wrong in it alone.
     blocks = re.findall(r"^class ([A-Z]\w+)\(", mutant.source, re.MULTILINE)
     wanted = f"({' or '.join(blocks)}) and not compile_fullgraph"
