@@ -138,7 +138,7 @@ class Nested:
             raise complaint(f"takes an instance, not the class: {value.__name__}(...)")
         if isinstance(value, str):
             raise complaint(
-                f'should be a {self.kind}, or a spec of one such as {{"block": "{value}"}}'
+                f'should be a {self.kind} or a spec of one such as {{"block": "{value}"}}'
             )
         actual = blocks.kind_of(type(value))
         if isinstance(value, self.protocol) and actual in (self.kind, None):
