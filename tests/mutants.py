@@ -174,15 +174,15 @@ def main() -> None:
         if not survives(unchanged, subpackage):
             sys.exit(f"the tests of {subpackage} fail on the unchanged package; mend them first")
         chosen = random.Random(options.seed).sample(mutants, min(options.sample, len(mutants)))
+        survivors = 0
         with ThreadPoolExecutor(options.processes) as pool:
-            alive = list(pool.map(lambda m: survives(m, subpackage), chosen))  # noqa: B023
-        survivors = [m for m, lives in zip(chosen, alive, strict=True) if lives]
-        for mutant in sorted(survivors, key=lambda m: str(m.file)):
-            print(f"\n{mutant.file.relative_to(ROOT)}\n{mutant.diff()}")
-        share = 1 - len(survivors) / len(chosen)
-        print(
-            f"\n{subpackage}: {len(chosen) - len(survivors)} of {len(chosen)} noticed ({share:.1%})"
-        )
+            results = pool.map(lambda m: survives(m, subpackage), chosen)  # noqa: B023
+            for mutant, alive in zip(chosen, tqdm(results, total=len(chosen)), strict=True):
+                if alive:
+                    survivors += 1
+                    tqdm.write(f"\n{mutant.file.relative_to(ROOT)}\n{mutant.diff()}")
+        noticed = len(chosen) - survivors
+        print(f"\n{subpackage}: {noticed} of {len(chosen)} noticed ({noticed / len(chosen):.1%})")
         print(f"of {len(mutants)} possible mutants", flush=True)
 
 
