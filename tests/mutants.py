@@ -35,6 +35,7 @@ import torch.testing
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
+from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gan_blocks"
