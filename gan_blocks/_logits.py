@@ -19,7 +19,7 @@ def squared_error(x: Tensor, target: float) -> Tensor:
 COMPARISONS: dict[Comparison, Callable[[Tensor], Tensor]] = {
     "softplus": lambda d: softplus(-d).mean(),
     "least_squares": lambda d: squared_error(d, 1.0),
-    "hinge": lambda d: (1 - d).relu().mean(),
+    "hinge": lambda d: (1 - d).relu_().mean(),
 }
 """What a relativistic loss makes of how far the better logits exceed the worse ones, on average."""
 
