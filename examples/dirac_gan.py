@@ -10,7 +10,6 @@ trajectories of alternating gradient descent.
 """
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 import gan_blocks as gb
 from gan_blocks.types import AdversarialLoss, Penalty
-from show import Table
+from show import Table, keep
 
 GAMES: dict[str, tuple[AdversarialLoss, Sequence[Penalty]]] = {
     "non-saturating": (gb.NonSaturatingLoss(), ()),
@@ -140,12 +139,7 @@ def main() -> None:
         axes.set_aspect("equal")
         axes.set_xlabel("theta")
         axes.set_ylabel("psi")
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "dirac_gan.md").write_text(f"{table}\n")
-    figure.savefig(options.out / "dirac_gan.png", dpi=100)
-    if options.docs:
-        shutil.copy(options.out / "dirac_gan.md", options.docs / "results")
-        shutil.copy(options.out / "dirac_gan.png", options.docs / "images")
+    keep("dirac_gan", table, figure, options.out, options.docs)
     print(f"\nThe table and the picture are in {options.out}.")
 
 

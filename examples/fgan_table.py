@@ -10,7 +10,6 @@ beside ours: `between` minimised over mean and standard deviation on a fine grid
 
 import argparse
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 from tqdm import tqdm
 
 import gan_blocks as gb
-from show import Table
+from show import Table, keep
 
 # The paper says "a mixture of Gaussians"; with these numbers all fifteen of its optima come out.
 WEIGHTS, MEANS, VARIANCES = (0.33, 0.67), (-1.0, 2.0), (0.065, 2.0)
@@ -224,12 +223,7 @@ def main() -> None:
     }
     table = table_of(fits, trainings)
     print(table)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "fgan_table.md").write_text(f"{table}\n")
-    figure_of(fits, trainings).savefig(options.out / "fgan_table.png", dpi=100)
-    if options.docs:
-        shutil.copy(options.out / "fgan_table.md", options.docs / "results")
-        shutil.copy(options.out / "fgan_table.png", options.docs / "images")
+    keep("fgan_table", table, figure_of(fits, trainings), options.out, options.docs)
     print(f"\nThe table and its picture are in {options.out}.")
 
 

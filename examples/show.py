@@ -1,5 +1,6 @@
 """Tables and pictures that a notebook displays and a script prints or saves."""
 
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,16 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         return repr(self)
+
+
+def keep(name: str, table: Table, figure: Figure, out: Path, docs: Path | None) -> None:
+    """Write a study's table and picture into a folder, and copy them to the documentation if asked."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.md").write_text(f"{table}\n", encoding="utf-8")
+    figure.savefig(out / f"{name}.png", dpi=100)
+    if docs:
+        shutil.copy(out / f"{name}.md", docs / "results")
+        shutil.copy(out / f"{name}.png", docs / "images")
 
 
 def _text(value: Any) -> str:

@@ -700,12 +700,14 @@ def test_losses_of_a_stack_of_critics_by_vmap_are_those_of_each(loss):
                 torch.testing.assert_close(stacked[i], single.to(F64).expand(6))
 
 
+# Neyman's bound decides between two infinities, without a forward mode: torch.compile would refuse it.
+FORWARD_MODE = [d for d in UNBOUNDED if not isinstance(d, NeymanChi2)]
+
+
 # torch's own forward mode is written with its deprecated compiler.
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-@pytest.mark.parametrize("loss", [*ALL, *map(FDivergenceLoss, UNBOUNDED)], ids=ids)
+@pytest.mark.parametrize("loss", [*ALL, *map(FDivergenceLoss, FORWARD_MODE)], ids=ids)
 def test_derivatives_forward_and_backward_agree(loss):
-    if isinstance(getattr(loss, "divergence", None), NeymanChi2):
-        pytest.skip("what decides between two infinities has no forward mode under torch.compile")
     r, f = torch.randn(4, dtype=F64), torch.randn(4, dtype=F64)
     for function, a, b in ((loss.discriminator, r, f), (loss.generator, f, r)):
         forward, backward = torch.func.jacfwd(function)(a, b), torch.func.jacrev(function)(a, b)
