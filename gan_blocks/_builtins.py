@@ -18,7 +18,16 @@ from gan_blocks.divergences.squared_hellinger import SquaredHellinger
 from gan_blocks.divergences.total_variation import TotalVariation
 from gan_blocks.divergences.weighted_jensen_shannon import WeightedJensenShannon
 from gan_blocks.hookspecs import hookimpl
+from gan_blocks.layers.conditional_batch_norm import ConditionalBatchNorm2d
+from gan_blocks.layers.diff_augment import DiffAugment
+from gan_blocks.layers.equalized import EqualizedConv2d, EqualizedLinear
+from gan_blocks.layers.gaussian_noise import GaussianNoise
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
+from gan_blocks.layers.minibatch_std_dev import MinibatchStdDev
+from gan_blocks.layers.pixel_norm import PixelNorm
+from gan_blocks.layers.projection_head import ProjectionHead
+from gan_blocks.layers.residual import ResidualDown2d, ResidualUp2d
+from gan_blocks.layers.self_attention import SelfAttention2d
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
 from gan_blocks.losses.f_divergence import FDivergenceLoss
 from gan_blocks.losses.hinge import HingeLoss
@@ -30,6 +39,9 @@ from gan_blocks.losses.relativistic_average import RelativisticAverageLoss
 from gan_blocks.losses.wasserstein import WassersteinLoss
 from gan_blocks.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from gan_blocks.networks.mlp import MLPDiscriminator, MLPGenerator
+from gan_blocks.networks.patch import MultiScaleDiscriminator, PatchDiscriminator
+from gan_blocks.networks.r3gan import R3GANDiscriminator, R3GANGenerator
+from gan_blocks.networks.resnet import ResNetDiscriminator, ResNetGenerator
 from gan_blocks.penalties.gradient import GradientPenalty
 from gan_blocks.penalties.r1 import R1Penalty
 from gan_blocks.penalties.r2 import R2Penalty
@@ -37,7 +49,21 @@ from gan_blocks.penalties.r2 import R2Penalty
 
 @hookimpl
 def gan_blocks_layers() -> list[type]:
-    return [MinibatchDiscrimination, VirtualBatchNorm]
+    return [
+        MinibatchDiscrimination,
+        MinibatchStdDev,
+        VirtualBatchNorm,
+        ConditionalBatchNorm2d,
+        PixelNorm,
+        SelfAttention2d,
+        ResidualUp2d,
+        ResidualDown2d,
+        ProjectionHead,
+        EqualizedLinear,
+        EqualizedConv2d,
+        GaussianNoise,
+        DiffAugment,
+    ]
 
 
 @hookimpl
@@ -94,4 +120,15 @@ def gan_blocks_constraints() -> list[type]:
 
 @hookimpl
 def gan_blocks_networks() -> list[type]:
-    return [MLPGenerator, MLPDiscriminator, DCGANGenerator, DCGANDiscriminator]
+    return [
+        MLPGenerator,
+        MLPDiscriminator,
+        DCGANGenerator,
+        DCGANDiscriminator,
+        ResNetGenerator,
+        ResNetDiscriminator,
+        R3GANGenerator,
+        R3GANDiscriminator,
+        PatchDiscriminator,
+        MultiScaleDiscriminator,
+    ]

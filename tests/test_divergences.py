@@ -676,3 +676,39 @@ def test_a_limit_that_cannot_be_computed_is_asked_for():
 def test_parameters_outside_their_range_are_refused(make, text):
     with pytest.raises(gan_blocks.InvalidArgumentsError, match=text):
         make()
+
+
+# --- where a formula changes its form ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", [49.0, 51.0, 200.0, 700.0])
+def test_jeffreys_conjugate_grows_like_an_exponential(t):
+    # At x = 1 - t, to the rounding of float64, f* = e^(-x) - 1 - x.
+    exact = math.exp(t - 1) + t - 2
+    assert Jeffrey().conjugate(tensor(t)).item() == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.5, 0.9])
+def test_conjugate_is_infinite_at_the_open_end_for_alpha_between_0_and_1(alpha):
+    divergence = AlphaDivergence(alpha)
+    end = tensor(divergence.slope_at_infinity)
+    assert (alpha - 1) * end == -1
+    assert divergence.conjugate(end) == math.inf
+
+
+def test_gradient_of_total_variation_between_equal_gaussians_is_finite():
+    mean, std = tensor(0.0).requires_grad_(), tensor(1.0).requires_grad_()
+    value = TotalVariation().between_gaussians(Normal(tensor(0.0), tensor(1.0)), Normal(mean, std))
+    value.backward()
+    assert value == 0
+    assert all(x.grad is None or x.grad.isfinite() for x in (mean, std))
+
+
+def test_message_names_the_first_ratio_at_which_the_derivative_falls():
+    class Kinked(FDivergence):
+        def f(self, u):
+            return torch.where(u < 2, (u - 1) ** 2, u - 1)  # its slope falls from 2 to 1 at 2
+
+    with pytest.raises(ValueError, match="falls at ratio 2") as caught:
+        Kinked()
+    assert "ratio 20" not in str(caught.value)

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks._math import at_least_float32
+from gan_blocks.distributed import all_reduce, process_count
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, PositiveFloat
 
 
-@block(autocast=True, dtypes=ALL_FLOATS)
+@block(autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class AdaptiveWeight(nn.Module):
     r"""The weight at which the adversarial loss pulls as hard as the reconstruction.
 
@@ -78,4 +79,6 @@ def _norm_by(name: str, loss: Tensor, weights: Tensor) -> Tensor:
             f"{name} does not depend on last_layer: pass the weight of the layer that makes the "
             "reconstruction, and losses that are neither detached nor computed under no_grad"
         )
-    return torch.linalg.vector_norm(at_least_float32(gradient))
+    # Of the mean of the losses of all processes.
+    whole = all_reduce(at_least_float32(gradient)) / process_count()
+    return torch.linalg.vector_norm(whole)

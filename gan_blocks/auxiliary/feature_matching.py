@@ -5,11 +5,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from gan_blocks._math import at_least_float32
+from gan_blocks.distributed import mean
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class FeatureMatchingLoss(nn.Module):
     r"""Asks the generator to match the mean features of real samples in the discriminator.
 
@@ -67,8 +68,8 @@ class FeatureMatchingLoss(nn.Module):
                 f"real_features {tuple(real_features.shape)} and fake_features "
                 f"{tuple(fake_features.shape)} differ in more than the batch size"
             )
-        real_mean = at_least_float32(real_features).detach().mean(0)
-        difference = real_mean - at_least_float32(fake_features).mean(0)
+        real_mean = mean(at_least_float32(real_features).detach(), 0)
+        difference = real_mean - mean(at_least_float32(fake_features), 0)
         squared = self.distance in ("l2", "mean_squared")
         terms = difference.square() if squared else difference.abs()
         return terms.sum() if self.distance in ("l2", "l1") else terms.mean()

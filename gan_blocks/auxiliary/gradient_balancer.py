@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks._math import at_least_float32
+from gan_blocks.distributed import all_reduce, mean, process_count
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, DecayRate, PositiveFloat
 
 
-@block(autocast=True, dtypes=ALL_FLOATS)
+@block(autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class GradientBalancer(nn.Module):
     r"""Gives each loss a fixed share of the gradient that reaches the generator's output.
 
@@ -110,9 +111,13 @@ class GradientBalancer(nn.Module):
             )
 
     def _norm(self, gradient: Tensor) -> Tensor:
+        # Of the mean of the losses of all processes, each of which depends on its own samples.
         if not self.per_sample or gradient.dim() == 0:
-            return torch.linalg.vector_norm(gradient)
-        return torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1).mean()
+            if process_count() == 1:
+                return torch.linalg.vector_norm(gradient)
+            return all_reduce(gradient.square().sum()).sqrt() / process_count()
+        norms = torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1)
+        return mean(norms) / process_count()
 
     def _averaged(self, names: list[str], norms: Tensor) -> Tensor:
         """The moving averages of these norms, brought up to date in training mode."""

@@ -9,7 +9,7 @@ from gan_blocks._math import at_least_float32
 from gan_blocks.spec import block
 
 
-@block(double_backward=True)
+@block(double_backward=True, distributed=True)
 class HistoricalAveraging(nn.Module):
     r"""Holds a player's weights near their average over the past.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gan_blocks._logits import combined
 from gan_blocks._math import at_least_float32
+from gan_blocks.distributed import mean
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, NonNegativeFloat, PositiveFloat
 
@@ -18,7 +19,7 @@ Features = Maps | Sequence[Maps]
 """The maps of one discriminator, or one such list per sub-discriminator."""
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class LayerwiseFeatureMatchingLoss(nn.Module):
     r"""The distance of a sample from its reconstruction in every layer of the discriminators.
 
@@ -136,7 +137,7 @@ class LayerwiseFeatureMatchingLoss(nn.Module):
         value = size(real - fake).mean()
         if not self.relative:
             return value
-        scale = size(real).mean()
+        scale = mean(size(real))
         return value / torch.where(scale > 0, scale, 1)
 
 

@@ -10,7 +10,7 @@ from gan_blocks.divergences.base import FDivergence
 from gan_blocks.spec import block
 
 
-@block(double_backward=True, compile=True)
+@block(double_backward=True, compile=True, distributed=True)
 class GANDivergence(FDivergence):
     r"""The f-divergence whose bound is the objective of the first GAN paper.
 

@@ -11,7 +11,7 @@ from gan_blocks.divergences.base import FDivergence
 from gan_blocks.spec import block
 
 
-@block(double_backward=True, compile=True)
+@block(double_backward=True, compile=True, distributed=True)
 class SquaredHellinger(FDivergence):
     r"""The squared Hellinger divergence.
 

@@ -11,7 +11,7 @@ from gan_blocks.divergences.base import FDivergence
 from gan_blocks.spec import block
 
 
-@block(double_backward=True, compile=True)
+@block(double_backward=True, compile=True, distributed=True)
 class TotalVariation(FDivergence):
     r"""The total variation distance, the largest difference of probabilities of any event.
 

@@ -11,7 +11,7 @@ from gan_blocks.spec import block
 from gan_blocks.types import OpenProbability
 
 
-@block(double_backward=True, compile=True)
+@block(double_backward=True, compile=True, distributed=True)
 class WeightedJensenShannon(FDivergence):
     r"""The Jensen-Shannon divergence with unequal weights.
 

@@ -5,11 +5,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._math import at_least_float32
+from gan_blocks.distributed import all_gather, local, place_in_batch
+from gan_blocks.layers._similarity import similarity_sums
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveInt
 
 
-@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
 class MinibatchDiscrimination(nn.Module):
     r"""Tells a discriminator how close each sample is to the others of its batch.
 
@@ -25,7 +28,10 @@ class MinibatchDiscrimination(nn.Module):
     are all gradients. A collapsed generator shows as similarities near $n - 1$.
 
     Compute the features of real and of generated batches in separate calls, and put the layer near
-    the end of the discriminator. It costs $n^2 B C$ operations and $n^2 B$ numbers of memory.
+    the end of the discriminator. In a run of several processes a sample meets those of all of them.
+
+    It costs $n^2 B C$ operations, and 32 MiB of memory beside its inputs and outputs at most: the
+    similarities are made in pieces, in the gradient and in the gradient's gradient too.
 
     Args:
         in_features: Length of a feature vector.
@@ -84,8 +90,45 @@ class MinibatchDiscrimination(nn.Module):
         if self.bias is not None:
             nn.init.constant_(self.bias, -1.0)
 
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        r"""Fit the scales to a batch of features, as the authors' code does before training.
+
+        With $d_b$ the mean distance of a sample to its nearest neighbour in kernel $b$,
+        $s_{b,c} \leftarrow s_{b,c} - \log(d_b / 2)$; so it becomes 2, whatever the features'
+        distribution. $\beta$, where there is one, takes the similarities' mean away. On several
+        processes the batch is that of all, and they end with the same scales.
+
+        Args:
+            x: Features of a batch, two different ones at least.
+        """
+        x = all_gather(x)
+        distance = torch.stack([torch.cdist(m, m, p=1) for m in self._projections(x).unbind(1)])
+        itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
+        nearest = distance.masked_fill(itself, math.inf).amin(2).mean(1)
+        if not bool((nearest.isfinite() & (nearest > 0)).all()):
+            raise ValueError(
+                "the features of this batch are all the same, or not finite; initialize() needs "
+                "different samples"
+            )
+        self.log_scale -= (nearest / 2).log()[:, None]
+        if self.bias is not None:
+            self.bias.zero_()
+            with local():
+                self.bias -= self(x)[:, self.in_features :].mean(0)
+
     def forward(self, x: Tensor) -> Tensor:
         """The features with the similarities behind them."""
+        projections = self._projections(x)
+        start, _ = place_in_batch(x)
+        everyone = all_gather(projections).roll(-start, 0)  # the own samples first
+        similarity = similarity_sums(everyone.permute(2, 1, 0).contiguous(), len(x)).T
+        if self.bias is not None:
+            similarity = similarity + self.bias
+        return torch.cat([x, similarity.to(x.dtype)], dim=1)
+
+    def _projections(self, x: Tensor) -> Tensor:
+        """M, of shape (N, B, C)."""
         if x.dim() != 2 or x.shape[1] != self.in_features:
             raise ValueError(
                 f"MinibatchDiscrimination takes features of shape (N, {self.in_features}), "
@@ -93,11 +136,4 @@ class MinibatchDiscrimination(nn.Module):
             )
         direction = self.theta / torch.linalg.vector_norm(self.theta, dim=0)
         weight = direction * self.log_scale.exp()
-        # (C, B, N): one broadcast difference of n x n for each c, never n x n x B x C at once.
-        projections = (x @ weight.flatten(1)).unflatten(1, weight.shape[1:]).permute(2, 1, 0)
-        distance = torch.stack([(m[:, :, None] - m[:, None, :]).abs() for m in projections]).sum(0)
-        itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
-        similarity = (-distance).exp().masked_fill(itself, 0).sum(2).T
-        if self.bias is not None:
-            similarity = similarity + self.bias
-        return torch.cat([x, similarity.to(x.dtype)], dim=1)
+        return at_least_float32((x @ weight.flatten(1)).unflatten(1, weight.shape[1:]))

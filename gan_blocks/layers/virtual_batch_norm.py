@@ -20,7 +20,13 @@ class _Statistics(NamedTuple):
     size: int
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    dtypes=("bfloat16", "float32", "float64"),
+)
 class VirtualBatchNorm(nn.Module):
     r"""Normalises each sample by the statistics of a fixed reference batch united with itself.
 
@@ -65,6 +71,9 @@ class VirtualBatchNorm(nn.Module):
         Salimans et al., "Improved Techniques for Training GANs", 2016, arXiv:1606.03498, section 3.5.
     """
 
+    frozen: Tensor | None
+    frozen_sizes: Tensor | None
+
     def __init__(
         self,
         num_features: PositiveInt,
@@ -78,6 +87,9 @@ class VirtualBatchNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
+        # Frozen means and variances of each call, (calls, 2, C), and sizes of the reference.
+        self.register_buffer("frozen", None)
+        self.register_buffer("frozen_sizes", None)
         # One entry for each call of the layer in one forward of the network.
         self._collected: list[_Statistics] | None = None
         self._awaiting: list[_Statistics] | None = None
@@ -104,6 +116,29 @@ class VirtualBatchNorm(nn.Module):
         y = (wide - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
 
+    def _freeze(self, collected: list[_Statistics]) -> None:
+        self.frozen = torch.stack([torch.stack([s.mean, s.variance]) for s in collected]).detach()
+        self.frozen_sizes = torch.tensor([s.size for s in collected], device=self.frozen.device)
+
+    def _unfreeze(self) -> None:
+        self.frozen = self.frozen_sizes = None
+
+    def _frozen_statistics(self) -> list[_Statistics]:
+        if self.frozen is None or self.frozen_sizes is None:
+            return []
+        wide, sizes = at_least_float32(self.frozen), self.frozen_sizes.tolist()
+        return [
+            _Statistics(mean, variance, size)
+            for (mean, variance), size in zip(wide, sizes, strict=True)
+        ]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        for name in ("frozen", "frozen_sizes"):
+            saved = state_dict.get(prefix + name)
+            here = None if saved is None else torch.empty_like(saved, device=self.weight.device)
+            setattr(self, name, here)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _united(self, x: Tensor, reference: _Statistics) -> tuple[Tensor, Tensor]:
         """Statistics of reference and sample together, one row for each sample."""
         positions = x.flatten(2) if x.dim() > 2 else x[:, :, None]
@@ -121,7 +156,8 @@ class WithReference(nn.Module):
     Each forward sends the reference through the network first, and then the input. The two never meet
     in one batch, so batch norm or minibatch discrimination in the same network do not see the
     reference as batch mates; running statistics of batch norm are not touched by it. The reference is
-    a buffer: it moves with the module and lies in `state_dict`.
+    a buffer: it moves with the module and lies in `state_dict`. In a run of several processes it has to
+    be the same on all of them; `DistributedDataParallel` sends out the first one's.
 
     Args:
         network: Contains `VirtualBatchNorm` layers.
@@ -153,7 +189,6 @@ class WithReference(nn.Module):
         self._count = len(references)
         for i, tensor in enumerate(references):
             self.register_buffer(f"reference_{i}", tensor.detach().clone())
-        self._frozen: list[list[_Statistics]] | None = None
         self._on_reference = False  # whether the reference is going through the network now
 
     @property
@@ -164,7 +199,10 @@ class WithReference(nn.Module):
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the network gives on the inputs."""
         layers = self._layers()
-        statistics = self._frozen or self._statistics(**options)
+        if self.frozen:
+            statistics = [layer._frozen_statistics() for layer in layers]
+        else:
+            statistics = self._statistics(**options)
         for layer, collected in zip(layers, statistics, strict=True):
             layer._awaiting = list(collected)
         try:
@@ -173,17 +211,24 @@ class WithReference(nn.Module):
             for layer in layers:
                 layer._awaiting = None
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the statistics are fixed."""
+        return all(layer.frozen is not None for layer in self._layers())
+
     @torch.no_grad()
     def freeze(self) -> None:
-        """Fix the statistics as they are with the present weights, for inference."""
-        self._frozen = [
-            [_Statistics(s.mean.detach(), s.variance.detach(), s.size) for s in collected]
-            for collected in self._statistics()
-        ]
+        """Fix the statistics as they are with the present weights, for inference.
+
+        They lie in `state_dict` from then on, and a network that loads it is frozen too.
+        """
+        for layer, collected in zip(self._layers(), self._statistics(), strict=True):
+            layer._freeze(collected)
 
     def unfreeze(self) -> None:
         """Let the statistics follow the weights again."""
-        self._frozen = None
+        for layer in self._layers():
+            layer._unfreeze()
 
     def _layers(self) -> list[VirtualBatchNorm]:
         return [m for m in self.network.modules() if isinstance(m, VirtualBatchNorm)]
@@ -196,7 +241,8 @@ class WithReference(nn.Module):
         self._on_reference = True
         try:
             with _running_statistics_kept(self.network):
-                self.network(*self.reference, **options)
+                # A copy: DistributedDataParallel writes to buffers between forward and backward.
+                self.network(*(x.clone() for x in self.reference), **options)
             return [layer._collected or [] for layer in layers]
         finally:
             self._on_reference = False

@@ -9,7 +9,7 @@ from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Divergence, Logits
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class FDivergenceLoss(nn.Module):
     r"""The f-GAN loss: the critic maximises a lower bound on an f-divergence.
 

@@ -13,7 +13,7 @@ from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Logits, PositiveFloat
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class LeastSquaresLoss(nn.Module):
     r"""The least-squares GAN loss.
 

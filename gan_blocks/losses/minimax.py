@@ -8,7 +8,7 @@ from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Logits
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class MinimaxLoss(nn.Module):
     r"""The zero-sum game of the first GAN paper, on logits.
 

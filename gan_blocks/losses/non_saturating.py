@@ -19,7 +19,7 @@ from gan_blocks.types import (
 )
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class NonSaturatingLoss(nn.Module):
     r"""The non-saturating GAN loss, with label smoothing.
 

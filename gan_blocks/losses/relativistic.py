@@ -7,7 +7,7 @@ from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Comparison, Logits
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class RelativisticLoss(nn.Module):
     r"""The relativistic pairing loss (RpGAN), which R3GAN trains with.
 

@@ -3,11 +3,12 @@
 from torch import Tensor, nn
 
 from gan_blocks._logits import COMPARISONS, combined, pairs_of_critics, two_sided
+from gan_blocks.distributed import mean
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Comparison, Logits, PositiveFloat
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class RelativisticAverageLoss(nn.Module):
     r"""The relativistic average loss (RaGAN), which ESRGAN trains with.
 
@@ -71,7 +72,7 @@ class RelativisticAverageLoss(nn.Module):
     def _compared(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """The better of each pair should exceed the mean of the worse, and the other way round."""
         phi = COMPARISONS[self.comparison]
-        terms = [phi(b - w.mean()) + phi(b.mean() - w) for b, w in pairs]
+        terms = [phi(b - mean(w)) + phi(mean(b) - w) for b, w in pairs]
         return combined(terms, self.combine)
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:

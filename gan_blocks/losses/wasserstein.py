@@ -7,7 +7,7 @@ from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Logits
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class WassersteinLoss(nn.Module):
     r"""The Wasserstein GAN loss.
 

@@ -50,7 +50,7 @@ def _initialise(network: nn.Module) -> None:
 
 
 # Batch norm and minibatch discrimination, where they are chosen, mix the batch.
-@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
 class DCGANGenerator(nn.Module):
     r"""The generator of DCGAN: transposed convolutions from a latent vector to an image.
 
@@ -123,7 +123,7 @@ class DCGANGenerator(nn.Module):
 
 
 # Batch norm and minibatch discrimination, where they are chosen, mix the batch.
-@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
 class DCGANDiscriminator(nn.Module):
     r"""The discriminator of DCGAN: strided convolutions from an image to one logit.
 

@@ -42,7 +42,7 @@ def _hidden_layers(
 
 
 # Batch norm, where it is chosen, mixes the batch.
-@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
 class MLPGenerator(nn.Module):
     r"""A multilayer perceptron from latent vectors to samples.
 
@@ -113,7 +113,7 @@ class MLPGenerator(nn.Module):
 
 
 # Minibatch discrimination, where it is chosen, mixes the batch.
-@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
 class MLPDiscriminator(nn.Module):
     r"""A multilayer perceptron from samples to logits.
 

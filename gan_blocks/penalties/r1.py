@@ -8,7 +8,9 @@ from gan_blocks.spec import block
 from gan_blocks.types import Critic, NonNegativeFloat
 
 
-@block(double_backward=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
+@block(
+    double_backward=True, autocast=True, distributed=True, dtypes=("bfloat16", "float32", "float64")
+)
 class R1Penalty(nn.Module):
     r"""The R1 penalty: the squared norm of the critic's gradient at real samples.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_blocks.registry import Entry, registry
 
@@ -64,10 +64,18 @@ class Case:
         return registry.find(self.spec["block"])
 
     def block(self, **options: Any) -> Any:
-        """A new block, always with the same weights."""
+        """A new block, always with the same weights.
+
+        A parameter that starts as a constant, such as a scale of 1 or an offset of 0, would hide a
+        wrong formula; it gets numbers from N(0, 1/4).
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return registry.build(self.spec, **options)
+            block = registry.build(self.spec, **options)
+            for weight in block.parameters() if isinstance(block, nn.Module) else ():
+                if not weight.is_meta and bool((weight == weight.flatten()[:1]).all()):
+                    weight.data = torch.randn(weight.shape, dtype=torch.float64).to(weight) / 2
+        return block
 
     def tensors(
         self, dtype: torch.dtype = torch.float64, device: str = "cpu"

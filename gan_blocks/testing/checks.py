@@ -5,13 +5,17 @@ import io
 import json
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, get_args, get_origin
 
 import annotated_types as limits
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from gan_blocks.distributed import process_group
 from gan_blocks.errors import InvalidArgumentsError
 from gan_blocks.registry import registry
 from gan_blocks.spec import recorded_arguments
@@ -148,10 +152,10 @@ def _violations(annotation: Any) -> Iterator[Any]:
 
 @_applies_when(_always)
 def copies_agree(case: Case) -> None:
-    """deepcopy, pickle and a state_dict loaded into a new block compute the same."""
+    """deepcopy and a state_dict loaded into a new block compute the same."""
     block, inputs = case.block(dtype=torch.float64), case.tensors()
     expected = case.run(block, *inputs)
-    copies = [copy.deepcopy(block), pickle.loads(pickle.dumps(block))]
+    copies = [copy.deepcopy(block)]
     if isinstance(block, nn.Module):
         buffer = io.BytesIO()
         torch.save(block.state_dict(), buffer)
@@ -161,6 +165,14 @@ def copies_agree(case: Case) -> None:
         copies.append(fresh)
     for other in copies:
         _assert_equal(case.run(other, *inputs), expected)
+
+
+@_applies_when(_always)
+def pickled_copy_agrees(case: Case) -> None:
+    """A block that was pickled and read again computes the same."""
+    block, inputs = case.block(dtype=torch.float64), case.tensors()
+    expected = case.run(block, *inputs)
+    _assert_equal(case.run(pickle.loads(pickle.dumps(block)), *inputs), expected)
 
 
 # --- what a block computes -----------------------------------------------------------------
@@ -197,7 +209,7 @@ def dtypes_are_followed(case: Case) -> None:
         cast = copy.deepcopy(block)
         if isinstance(cast, nn.Module):
             cast.to(dtype)
-        actual = case.run(cast, *(x.to(dtype) for x in inputs))
+        actual = case.run(cast, *(x.to(dtype) if x.is_floating_point() else x for x in inputs))
         assert actual.dtype == dtype or (dtype.itemsize < 4 and actual.dtype == torch.float32)
         tolerance = 40 * torch.finfo(dtype).eps
         torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
@@ -286,6 +298,60 @@ def compile_fullgraph(case: Case) -> None:
     actual = _result_and_gradients(case, block, compiled)
     for a, b in zip(actual, eager, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@_applies_when(_claims("distributed"))
+def two_processes(case: Case) -> None:
+    """Two processes with half of the batch each give what one gives on the whole, and its gradient."""
+    inputs, block = list(case.tensors()), case.block(dtype=torch.float64)
+    batched = len(inputs[: case.batched])
+    halves = [len(x) // 2 for x in inputs[:batched]]
+    if 0 in halves or not dist.is_available() or not dist.is_gloo_available():
+        return
+    parts = [list(inputs), list(inputs)]
+    for i, half in enumerate(halves):
+        inputs[i] = inputs[i][: 2 * half]
+        parts[0][i], parts[1][i] = inputs[i].split(half)
+    whole, expected = _objective(case, copy.deepcopy(block), inputs)
+    store, blocks = dist.HashStore(), [copy.deepcopy(block), copy.deepcopy(block)]
+
+    def process(rank: int) -> tuple[Tensor, list[Tensor]]:
+        # Two threads with a process group each: the collectives are real, and no case has to travel.
+        group = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=30))
+        with process_group(group):
+            return _objective(case, blocks[rank], parts[rank], rank)
+
+    with ThreadPoolExecutor(2) as pool:
+        (first, by_first), (second, by_second) = pool.map(process, (0, 1))
+    united = torch.cat([first, second]) if whole.dim() else (first + second) / 2
+    torch.testing.assert_close(united, whole, rtol=1e-9, atol=1e-11)
+    for i, (a, b, both) in enumerate(zip(by_first, by_second, expected, strict=True)):
+        united = torch.cat([a, b]) if i < batched else a + b
+        torch.testing.assert_close(united, both, rtol=1e-7, atol=1e-9)
+
+
+def _objective(
+    case: Case, block: Any, inputs: list[Tensor], rank: int | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """The result, and the gradients of a scalar of it; of two ranks the scalars add up to the whole's."""
+    inputs = [
+        x.clone().requires_grad_(x.is_floating_point() and i not in case.detached)
+        for i, x in enumerate(inputs)
+    ]
+    variables = [*inputs, *_weights(block).values()]
+    result = case.call(block, *inputs)
+    if result.dim():
+        at = torch.arange(result.numel()) + (rank or 0) * result.numel()
+        value = (result * at.cos().to(result.dtype).view_as(result)).sum()
+    else:
+        value = result if rank is None else result / 2
+    if not value.requires_grad:
+        return result, [torch.zeros_like(x) for x in variables]
+    wanted = [x for x in variables if x.requires_grad]
+    gradients = iter(torch.autograd.grad(value, wanted, allow_unused=True))
+    found = [next(gradients) if x.requires_grad else None for x in variables]
+    zeros = [torch.zeros_like(x) for x in variables]
+    return result.detach(), [z if g is None else g for g, z in zip(found, zeros, strict=True)]
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -1,0 +1,158 @@
+r"""Sums and batches over all processes, differentiable as mathematics says.
+
+Each process of a data-parallel run holds a part of the batch. Where a block looks at the whole batch,
+as minibatch discrimination does, it has to see the other parts, and its gradient has to reach them:
+with $L_r$ the loss of process $r$, the functions here give $\partial \sum_r L_r / \partial x$, of which
+`DistributedDataParallel` makes the mean that one process would compute on the whole batch. (A gather
+whose backward keeps its own slice of its own gradient loses all other terms.)
+
+On one process each function returns its input. The processes are those of the default group;
+[`process_group`][gan_blocks.distributed.process_group] names others, for instance the data-parallel
+dimension of a device mesh, and [`local`][gan_blocks.distributed.local] leaves the others out, for
+instance to evaluate on one process only. Blocks of this library call these functions by themselves
+wherever their page says that they see the batch of all processes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_group: ContextVar[Any] = ContextVar("process group", default=None)
+"""A process group, None for the default one, or "local"."""
+
+
+@contextmanager
+def process_group(group: "dist.ProcessGroup | Literal['local'] | None") -> Iterator[None]:
+    """Within it, blocks see the batch of the processes of this group.
+
+    Args:
+        group: The group; `None` for the default one, `"local"` for this process alone.
+
+    Example:
+        ```python
+        mesh = init_device_mesh("cuda", (2, 4), mesh_dim_names=("data", "tensor"))
+        with gan_blocks.distributed.process_group(mesh["data"].get_group()):
+            loss = adversarial.discriminator(critic(real), critic(fake))
+        ```
+    """
+    token = _group.set(group)
+    try:
+        yield
+    finally:
+        _group.reset(token)
+
+
+@contextmanager
+def local() -> Iterator[None]:
+    """Within it, blocks see the batch of this process only, and wait for no other.
+
+    Example:
+        >>> import torch
+        >>> from gan_blocks import MinibatchDiscrimination, distributed
+        >>> with distributed.local():
+        ...     MinibatchDiscrimination(4)(torch.randn(2, 4)).shape
+        torch.Size([2, 104])
+    """
+    with process_group("local"):
+        yield
+
+
+def process_count() -> int:
+    """How many processes share the batch; 1 without `torch.distributed`."""
+    group = _group.get()
+    if group == "local" or not dist.is_available():
+        return 1
+    if group is None and not dist.is_initialized():
+        return 1
+    return dist.get_world_size(group)
+
+
+def all_reduce(x: Tensor) -> Tensor:
+    r"""The sum of a tensor over all processes, the same on each.
+
+    The gradient of $y = \sum_r x_r$ by every $x_r$ is the sum of the gradients that $y$ gets on all
+    processes; it can be differentiated again.
+
+    Args:
+        x: Of one shape on all processes.
+
+    Shape:
+        Any, to the same.
+    """
+    return x if process_count() == 1 else _AllReduce.apply(x, _group.get())  # type: ignore[return-value]
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """The batches of all processes, one after the other in the order of their ranks.
+
+    Each process gets for its own part the sum of the gradients that this part gets on all processes.
+
+    Args:
+        x: The part of this process. The sizes of the parts may differ.
+
+    Shape:
+        `(n, ...)` on each process, to `(N, ...)` with `N` the sum of all `n`.
+    """
+    if process_count() == 1:
+        return x
+    start, total = place_in_batch(x)
+    # Each row is 0 on all processes but one.
+    before, after = (
+        x.new_zeros(start, *x.shape[1:]),
+        x.new_zeros(total - start - len(x), *x.shape[1:]),
+    )
+    return all_reduce(torch.cat([before, x, after]))
+
+
+def place_in_batch(x: Tensor) -> tuple[int, int]:
+    """Where this process's part of the batch begins, and the size of the whole batch."""
+    if process_count() == 1:
+        return 0, len(x)
+    group = _group.get()
+    rank = dist.get_rank() if group is None else group.rank()
+    sizes = torch.zeros(process_count(), dtype=torch.int64, device=x.device)
+    sizes[rank] = len(x)
+    sizes = _summed(sizes, group).tolist()
+    return sum(sizes[:rank]), sum(sizes)
+
+
+def mean(x: Tensor, dim: int | None = None) -> Tensor:
+    """The mean over the batch of all processes.
+
+    Args:
+        x: The part of this process. The sizes of the parts may differ.
+        dim: The dimension of the batch; all of them if left out.
+    """
+    if process_count() == 1:
+        return x.mean() if dim is None else x.mean(dim)
+    total = x.sum() if dim is None else x.sum(dim)
+    count = total.new_full((1,), x.numel() / max(total.numel(), 1))
+    sums = all_reduce(torch.cat([total.flatten(), count]))
+    return sums[:-1].view_as(total) / sums[-1]
+
+
+def _summed(x: Tensor, group: Any) -> Tensor:
+    y = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(y, group=group)
+    return y
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over processes is its own adjoint."""
+
+    @staticmethod
+    def forward(x: Tensor, group: Any) -> Tensor:
+        return _summed(x, group)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Any], output: Tensor) -> None:
+        ctx.group = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, None]:  # type: ignore[override]
+        return _AllReduce.apply(gradient, ctx.group), None

@@ -1,0 +1,90 @@
+"""Conditional batch normalisation."""
+
+import torch
+from torch import Tensor, nn
+
+from gan_blocks.spec import block
+from gan_blocks.types import PositiveFloat, PositiveInt, Probability
+
+
+@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
+class ConditionalBatchNorm2d(nn.Module):
+    r"""Batch normalisation whose scale and offset are learned for each class.
+
+    With mean $\mu$ and biased variance $\sigma^2$ of each channel over the batch and all positions,
+
+    $$y = \gamma_c\, \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta_c$$
+
+    for a sample of class $c$; $\gamma$ starts at 1 and $\beta$ at 0. In evaluation mode the running
+    statistics take the place of the batch's.
+
+    The normalisation is `torch.nn.BatchNorm2d`, so each process takes the statistics of its own part
+    of the batch, and `torch.nn.SyncBatchNorm.convert_sync_batchnorm` changes that, on a GPU.
+
+    Args:
+        num_features: Channels of the map.
+        num_classes: Number of classes.
+        eps: $\epsilon$.
+        momentum: Weight of the newest batch in the running statistics.
+        device: Where the weights are made.
+        dtype: Their dtype.
+
+    Shape:
+        `(N, num_features, H, W)` and labels `(N,)` to `(N, num_features, H, W)`.
+
+    Raises:
+        ValueError: If the map or the labels have another shape.
+        TypeError: If the labels are no integers.
+
+    Example:
+        >>> import torch
+        >>> norm = ConditionalBatchNorm2d(8, num_classes=10)
+        >>> norm(torch.randn(4, 8, 5, 5), torch.tensor([3, 1, 4, 1])).shape
+        torch.Size([4, 8, 5, 5])
+
+    Reference:
+        Dumoulin, Shlens and Kudlur, "A Learned Representation for Artistic Style", 2017,
+        arXiv:1610.07629, section 2.2; in GANs: Miyato and Koyama, "cGANs with Projection
+        Discriminator", 2018, arXiv:1802.05637, section 4.
+    """
+
+    def __init__(
+        self,
+        num_features: PositiveInt,
+        num_classes: PositiveInt,
+        eps: PositiveFloat = 1e-5,
+        momentum: Probability = 0.1,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.norm = nn.BatchNorm2d(
+            num_features, eps, momentum, affine=False, device=device, dtype=dtype
+        )
+        self.weight = nn.Parameter(
+            torch.ones(num_classes, num_features, device=device, dtype=dtype)
+        )
+        self.bias = nn.Parameter(torch.zeros(num_classes, num_features, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The normalised map, scaled and shifted as the labels say."""
+        if x.dim() != 4 or x.shape[1] != self.num_features:
+            raise ValueError(
+                f"ConditionalBatchNorm2d takes maps of shape (N, {self.num_features}, H, W), "
+                f"got {tuple(x.shape)}"
+            )
+        check_labels(labels, len(x))
+        scale, offset = self.weight[labels], self.bias[labels]
+        return self.norm(x) * scale[:, :, None, None] + offset[:, :, None, None]
+
+
+def check_labels(labels: Tensor, count: int) -> None:
+    """Refuse what is not one integer for each sample."""
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(f"labels should be integers, the number of each class, got {labels.dtype}")
+    if labels.shape != (count,):
+        raise ValueError(
+            f"labels should have shape ({count},), one for each sample, got {tuple(labels.shape)}"
+        )

@@ -1,0 +1,176 @@
+"""Cases of the auxiliary terms."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cases.formulas import (
+    mean,
+)
+from gan_blocks.testing import Case
+
+
+def squared_distance_of_means(loss: Any, real: Tensor, fake: Tensor) -> Tensor:
+    real = real.detach().flatten(1)
+    features = zip(real.T, fake.flatten(1).T, strict=True)
+    return torch.stack([(r.sum() / len(r) - f.sum() / len(f)) ** 2 for r, f in features]).sum()
+
+
+AUXILIARY = [
+    Case(
+        {"block": "FeatureMatchingLoss"},
+        inputs=lambda make: (make(4, 2, 3), make(6, 2, 3)),
+        reference=squared_distance_of_means,
+        detached=(0,),
+    ),
+    Case(
+        {"block": "FeatureMatchingLoss", "distance": "mean_squared"},
+        inputs=lambda make: (make(4, 5), make(3, 5)),
+        reference=lambda loss, r, f: squared_distance_of_means(loss, r, f) / 5,
+        detached=(0,),
+        note="mean-squared",
+    ),
+    Case(
+        {"block": "FeatureMatchingLoss", "distance": "mean_absolute"},
+        inputs=lambda make: (make(4, 5), make(3, 5)),
+        reference=lambda loss, r, f: torch.stack(
+            [(a.sum() / 4 - b.sum() / 3).abs() for a, b in zip(r.T, f.T, strict=True)]
+        ).mean(),
+        detached=(0,),
+        note="mean-absolute",
+    ),
+]
+
+
+def layer_distances(loss: Any, *maps: Tensor) -> Tensor:
+    """Real and then generated maps: two sub-discriminators of two maps each."""
+    real, fake = maps[: len(maps) // 2], maps[len(maps) // 2 :]
+
+    def size(x: Tensor) -> Tensor:
+        return x.abs() if loss.distance == "l1" else x**2
+
+    terms = []
+    for layers in ((0, 1), (2, 3)):
+        compared = layers if loss.last_map else layers[:-1]
+        total = torch.zeros((), dtype=torch.float64)
+        for position, i in enumerate(compared):
+            value = mean(size, (real[i] - fake[i]).flatten())
+            if loss.relative:
+                value = value / mean(size, real[i].flatten())
+            total = total + (loss.layer_weights or (1, 1))[position] * value
+        terms.append(total / len(compared) if loss.layers == "mean" else total)
+    together = terms[0] + terms[1]
+    return loss.weight * (together / 2 if loss.discriminators == "mean" else together)
+
+
+def layerwise(arguments: dict[str, Any], note: str = "") -> Case:
+    return Case(
+        {"block": "LayerwiseFeatureMatchingLoss"} | arguments,
+        inputs=lambda make: tuple(make(3, *s) for _ in "rf" for s in ((2, 4), (1,), (5,), (2,))),
+        call=lambda loss, *x: loss([x[:2], x[2:4]], [x[4:6], x[6:]]),
+        reference=layer_distances,
+        detached=(0, 1, 2, 3),
+        note=note,
+    )
+
+
+def history(term: Any, *states: Tensor) -> Tensor:
+    """The term at the last of several states of a module, from no history."""
+    term, module = copy.deepcopy(term), nn.Linear(1, 1, bias=False)
+    for state in states[:-1]:
+        module.weight = nn.Parameter(state.detach())
+        term(module)
+    last = states[-1] if states[-1].requires_grad else states[-1].detach().requires_grad_()
+    module._parameters["weight"] = last  # pyright: ignore[reportArgumentType]
+    return term(module)
+
+
+def distance_from_the_mean(term: Any, *states: Tensor) -> Tensor:
+    past = sum(states[:-1], torch.zeros_like(states[0])).detach() / (len(states) - 1)
+    squares = [(a - b) ** 2 for a, b in zip(states[-1].flatten(), past.flatten(), strict=True)]
+    return torch.stack(squares).sum()
+
+
+def weight_of(balance: Any, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    """The adaptive weight of two losses of a linear layer."""
+    w = w.detach().requires_grad_()
+    return balance(((x @ w) ** 2).mean(), torch.sin(y @ w).mean(), w)
+
+
+def ratio_of_norms(balance: Any, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    first = torch.stack([2 * (row * w).sum() * row for row in x]).sum(0) / len(x)
+    second = torch.stack([torch.cos((row * w).sum()) * row for row in y]).sum(0) / len(y)
+    ratio = (first**2).sum() ** 0.5 / ((second**2).sum() ** 0.5 + balance.eps)
+    return balance.weight * torch.as_tensor(min(float(ratio), balance.maximum), dtype=w.dtype)
+
+
+def balanced(balancer: Any, output: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    output = output if output.requires_grad else output.detach().requires_grad_()
+    losses = {"first": (output * y).sum(), "second": (output * z).sum()}
+    return copy.deepcopy(balancer)(losses, output)
+
+
+def shares(balancer: Any, output: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    def norm(gradient: Tensor) -> Tensor:
+        if balancer.per_sample:
+            return mean(lambda g: (g**2).sum() ** 0.5, gradient)
+        return (gradient**2).sum() ** 0.5
+
+    first = 3 / 4 * (output * y).sum() / norm(y)
+    second = 1 / 4 * (output * z).sum() / norm(z)
+    return balancer.total_norm * (first + second)
+
+
+AUXILIARY += [
+    *(
+        Case(
+            {"block": "AdaptiveWeight"} | arguments,
+            inputs=lambda make: (make(4, 3), make(5, 3), make(3)),
+            call=weight_of,
+            reference=ratio_of_norms,
+            batched=2,
+            note=note,
+            expected_failures=expected,
+        )
+        for arguments, note, expected in (
+            ({}, "", {"gradient": "the weight is a number, detached on purpose"}),
+            ({"maximum": 0.1}, "limited", {}),
+            ({"weight": 0.8, "eps": 0.5}, "weighted", {"gradient": "likewise"}),
+        )
+    ),
+    *(
+        Case(
+            {"block": "GradientBalancer", "weights": {"first": 3, "second": 1}} | arguments,
+            inputs=lambda make: (make(4, 3), make(4, 3), make(4, 3)),
+            call=balanced,
+            reference=shares,
+            detached=(1, 2),
+            note=note,
+        )
+        for arguments, note in (({}, ""), ({"total_norm": 2, "per_sample": False}, "batch"))
+    ),
+    Case(
+        {"block": "HistoricalAveraging"},
+        inputs=lambda make: (make(3, 2), make(3, 2), make(3, 2), make(3, 2)),
+        call=history,
+        reference=distance_from_the_mean,
+        batched=0,
+        detached=(0, 1, 2),
+    ),
+    Case(
+        {"block": "FeatureMatchingLoss", "distance": "l1"},
+        inputs=lambda make: (make(4, 5), make(3, 5)),
+        reference=lambda loss, r, f: torch.stack(
+            [(a.sum() / 4 - b.sum() / 3).abs() for a, b in zip(r.T, f.T, strict=True)]
+        ).sum(),
+        detached=(0,),
+        note="l1",
+    ),
+    layerwise({}),
+    layerwise(
+        {"weight": 2, "layers": "mean", "discriminators": "mean", "relative": True}, "relative"
+    ),
+    layerwise({"distance": "l2", "relative": True, "layer_weights": [0.5, 3]}, "weights"),
+]
