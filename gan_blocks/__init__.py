@@ -55,6 +55,7 @@ from gan_blocks._builtins import (
     WeightedJensenShannon,
 )
 from gan_blocks.divergences.base import FDivergence
+from gan_blocks.ema import EMA
 from gan_blocks.errors import (
     GanBlocksError,
     InvalidArgumentsError,
@@ -85,6 +86,7 @@ build = registry.build
 to_spec = registry.to_spec
 
 __all__ = [
+    "EMA",
     "KL",
     "AdaptiveWeight",
     "AlphaDivergence",

@@ -11,6 +11,8 @@ On one process each function returns its input. The processes are those of the d
 dimension of a device mesh, and [`local`][gan_blocks.distributed.local] leaves the others out, for
 instance to evaluate on one process only. Blocks of this library call these functions by themselves
 wherever their page says that they see the batch of all processes.
+
+The parts may differ in size, except in a compiled graph, which takes them to be equal.
 """
 
 from collections.abc import Iterator
@@ -93,7 +95,7 @@ def all_gather(x: Tensor) -> Tensor:
     Each process gets for its own part the sum of the gradients that this part gets on all processes.
 
     Args:
-        x: The part of this process. The sizes of the parts may differ.
+        x: The part of this process.
 
     Shape:
         `(n, ...)` on each process, to `(N, ...)` with `N` the sum of all `n`.
@@ -115,6 +117,9 @@ def place_in_batch(x: Tensor) -> tuple[int, int]:
         return 0, len(x)
     group = _group.get()
     rank = dist.get_rank() if group is None else group.rank()
+    if torch.compiler.is_compiling():
+        # A graph has no room for sizes that are not known before it runs.
+        return rank * len(x), process_count() * len(x)
     sizes = torch.zeros(process_count(), dtype=torch.int64, device=x.device)
     sizes[rank] = len(x)
     sizes = _summed(sizes, group).tolist()
@@ -125,7 +130,7 @@ def mean(x: Tensor, dim: int | None = None) -> Tensor:
     """The mean over the batch of all processes.
 
     Args:
-        x: The part of this process. The sizes of the parts may differ.
+        x: The part of this process.
         dim: The dimension of the batch; all of them if left out.
     """
     if process_count() == 1:

@@ -25,7 +25,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _ROWS = 64
 _PAIRS = {"cpu": 2**17}
@@ -94,9 +93,15 @@ class _Gradient(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], inputs[2])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, h: Tensor) -> tuple[Tensor, None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, h: Tensor) -> tuple[Any, None, Any]:  # type: ignore[override]
         m, g = ctx.saved_tensors
+        by_m, by_g = _Second.apply(m, g, h)  # type: ignore[misc]
+        return by_m, None, by_g
+
+
+class _Second(torch.autograd.Function):
+    @staticmethod
+    def forward(m: Tensor, g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         by_m, by_g, own, g = torch.zeros_like(m), torch.zeros_like(g), g.shape[1], _for_all(g, m)
         for piece in _pieces(m, own):
             s = piece.differences(piece.m)
@@ -106,7 +111,18 @@ class _Gradient(torch.autograd.Function):
             eq = e.mul_(q)
             piece.add_symmetric(by_g, eq)
             piece.add_antisymmetric(by_m, s.mul_(piece.sums(g).mul_(eq)))
-        return by_m, None, by_g.neg_()
+        return by_m, by_g.neg_()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise RuntimeError(
+            "MinibatchDiscrimination is differentiable twice, as a penalty needs it, not three times; "
+            "within torch.compile it is"
+        )
 
 
 def _for_all(g: Tensor, m: Tensor) -> Tensor:

@@ -80,23 +80,20 @@ class SelfAttention2d(nn.Module):
 
     def shares(self, x: Tensor) -> Tensor:
         r"""$\beta$: how much each position takes from each other, `(N, HW, positions)`."""
-        self._check(x)
         s = self.g(x).flatten(2).mT @ self._halved(self.f(x)).flatten(2)
         return at_least_float32(s).softmax(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """The map with what the positions took from each other."""
-        h = self._halved(self.h(x)).flatten(2)
-        o = h @ self.shares(x).to(h.dtype).mT
-        return x + self.gamma * self.v(o.unflatten(2, x.shape[2:]))
-
-    def _halved(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x, 2) if self.pool else x
-
-    def _check(self, x: Tensor) -> None:
         smallest = 2 if self.pool else 1
         if x.dim() != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < smallest:
             raise ValueError(
                 f"SelfAttention2d takes maps of shape (N, {self.in_channels}, H, W), H and W at least "
                 f"{smallest}, got {tuple(x.shape)}"
             )
+        h = self._halved(self.h(x)).flatten(2)
+        o = h @ self.shares(x).to(h.dtype).mT
+        return x + self.gamma * self.v(o.unflatten(2, x.shape[2:]))
+
+    def _halved(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2) if self.pool else x

@@ -64,9 +64,9 @@ class _Bottleneck(nn.Module):
 
 
 def _filter(x: Tensor) -> Tensor:
-    """[1, 2, 1] in both directions with sum 1, for each channel."""
-    line = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
-    return (line[:, None] * line).expand(x.shape[1], 1, 3, 3)
+    """[1, 3, 3, 1] in both directions with sum 1, for each channel."""
+    line = torch.tensor([0.125, 0.375, 0.375, 0.125], dtype=x.dtype, device=x.device)
+    return (line[:, None] * line).expand(x.shape[1], 1, 4, 4)
 
 
 class _Up(nn.Module):
@@ -81,8 +81,7 @@ class _Up(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.linear(x)
-        y = F.conv_transpose2d(x, 4 * _filter(x), stride=2, groups=x.shape[1])
-        return y[:, :, :-1, :-1]
+        return F.conv_transpose2d(x, 4 * _filter(x), stride=2, padding=1, groups=x.shape[1])
 
 
 class _Down(nn.Module):
@@ -96,8 +95,7 @@ class _Down(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.conv2d(F.pad(x, (1, 0, 1, 0)), _filter(x), stride=2, groups=x.shape[1])
-        return self.linear(y)
+        return self.linear(F.conv2d(x, _filter(x), stride=2, padding=1, groups=x.shape[1]))
 
 
 class _GenerativeBasis(nn.Module):
@@ -117,11 +115,11 @@ class R3GANGenerator(nn.Module):
     r"""R3GAN's generator: a modern residual network without any normalisation.
 
     A learned map of `widths[0]` channels is scaled by a linear function of the latent vector. Each
-    stage has `blocks_per_stage` bottlenecks (1x1, grouped 3x3 and 1x1 convolution, with leaky ReLU of
-    slope 0.2 between) and the next one starts at twice the side, by interpolation with
-    $[1, 2, 1]$. A 1x1 convolution makes the image, which is not bounded. The last convolution of each
-    bottleneck starts at 0, so the network starts as a linear map of $z$. With classes a learned
-    vector of `latent_dim` is appended to $z$.
+    stage has `blocks_per_stage` bottlenecks (1x1, grouped 3x3 and 1x1 convolution, with leaky ReLU
+    of slope 0.2 between) and the next one starts at twice the side, by bilinear interpolation. A
+    1x1 convolution makes the image, which is not bounded. The last convolution of each bottleneck
+    starts at 0, so the network starts as a linear map of $z$. With classes a learned vector of
+    `latent_dim` is appended to $z$.
 
     The paper's networks: CIFAR-10 `widths=(768, 768, 768, 768)`; FFHQ at 64 pixels
     `(768, 768, 768, 768, 768)`; both with two blocks in each stage.
@@ -208,9 +206,9 @@ class R3GANDiscriminator(nn.Module):
 
     A 1x1 convolution, then stages of bottlenecks as in
     [`R3GANGenerator`][gan_blocks.R3GANGenerator], each at half the side of the one before, by
-    $[1, 2, 1]$ smoothing. A learned map for each channel weighs the last map's pixels, and a linear
-    map makes the logit; with classes it makes a vector of `widths[0]`, whose product with the class's
-    is the logit.
+    smoothing with $[1, 3, 3, 1]$. A learned map for each channel weighs the last map's pixels, and
+    a linear map makes the logit; with classes it makes a vector of `widths[0]`, whose product with
+    the class's is the logit.
 
     Made to be trained with [`RelativisticLoss`][gan_blocks.RelativisticLoss],
     [`R1Penalty`][gan_blocks.R1Penalty] and [`R2Penalty`][gan_blocks.R2Penalty].

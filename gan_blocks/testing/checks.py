@@ -152,7 +152,7 @@ def _violations(annotation: Any) -> Iterator[Any]:
 
 @_applies_when(_always)
 def copies_agree(case: Case) -> None:
-    """deepcopy and a state_dict loaded into a new block compute the same."""
+    """A deepcopy and a state_dict loaded into a new block compute the same."""
     block, inputs = case.block(dtype=torch.float64), case.tensors()
     expected = case.run(block, *inputs)
     copies = [copy.deepcopy(block)]
@@ -333,7 +333,7 @@ def two_processes(case: Case) -> None:
 def _objective(
     case: Case, block: Any, inputs: list[Tensor], rank: int | None = None
 ) -> tuple[Tensor, list[Tensor]]:
-    """The result, and the gradients of a scalar of it; of two ranks the scalars add up to the whole's."""
+    """The result, and gradients of a scalar of it; two scalars add up to the whole one."""
     inputs = [
         x.clone().requires_grad_(x.is_floating_point() and i not in case.detached)
         for i, x in enumerate(inputs)

@@ -1,0 +1,132 @@
+"""What the functions for several processes compute, and that blocks agree with one process."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from gan_blocks import MinibatchDiscrimination, distributed
+
+F64 = torch.float64
+
+
+def on_processes(function, count=2):
+    """What the function gives for each rank, each with a process group of its own."""
+    store = dist.HashStore()
+
+    def process(rank):
+        group = dist.ProcessGroupGloo(store, rank, count, timedelta(seconds=30))
+        with distributed.process_group(group):
+            return function(rank)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(process, range(count)))
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_two_processes_agree_with_one_in_every_claiming_case_and_under_ddp(tmp_path):
+    script = Path(__file__).with_name("two_processes.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), str(tmp_path / "meeting")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output[-4000:]
+        count = int(output.split(" cases agree")[0].split()[-1])
+        assert count > 100
+
+
+def test_on_one_process_every_function_is_the_identity():
+    x = torch.randn(4, 3, requires_grad=True)
+    assert distributed.process_count() == 1
+    assert distributed.all_reduce(x) is x
+    assert distributed.all_gather(x) is x
+    assert distributed.place_in_batch(x) == (0, 4)
+    torch.testing.assert_close(distributed.mean(x), x.mean())
+    torch.testing.assert_close(distributed.mean(x, 0), x.mean(0))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_gradient_of_a_sum_over_processes_is_the_sum_of_their_gradients(count):
+    # With y = sum_r x_r and losses w_r y^2: dL/dx_s = sum_r 2 w_r y on every process s.
+    def step(rank):
+        x = torch.tensor(float(rank + 1), dtype=F64, requires_grad=True)
+        y = distributed.all_reduce(x)
+        loss = (rank + 2.0) * y.square()
+        (first,) = torch.autograd.grad(loss, x, create_graph=True)
+        (second,) = torch.autograd.grad(first, x)
+        return y.item(), first.item(), second.item()
+
+    total = count * (count + 1) / 2
+    weights = sum(r + 2.0 for r in range(count))
+    for y, first, second in on_processes(step, count):
+        assert y == total
+        assert first == pytest.approx(2 * weights * total)
+        # Each process's first derivative depends on every x.
+        assert second == pytest.approx(count * 2 * weights)
+
+
+def test_gathered_batch_holds_the_parts_in_the_order_of_ranks():
+    parts = [torch.full((n, 2), float(n), dtype=F64) for n in (1, 3, 2)]
+    for gathered in on_processes(lambda rank: distributed.all_gather(parts[rank]), 3):
+        assert torch.equal(gathered, torch.cat(parts))
+
+
+def test_a_part_without_samples_is_allowed():
+    parts = [torch.ones(0, 2), torch.ones(3, 2)]
+    for gathered in on_processes(lambda rank: distributed.all_gather(parts[rank])):
+        assert torch.equal(gathered, torch.ones(3, 2))
+
+
+def test_functional_gradient_passes_through_the_sum():
+    def step(rank):
+        x = torch.tensor(2.0 + rank, dtype=F64)
+        return torch.func.grad(lambda x: distributed.all_reduce(x).square())(x).item()
+
+    assert on_processes(step) == [2 * 2 * 5.0] * 2
+
+
+def test_local_leaves_the_other_processes_out():
+    layer, x = MinibatchDiscrimination(3, 2), torch.randn(6, 3)
+    alone = layer(x[:3])
+
+    def step(rank):
+        with distributed.local():
+            inside = layer(x[3 * rank :][:3])
+        return inside, layer(x[3 * rank :][:3])
+
+    (inside, together), _ = on_processes(step)
+    torch.testing.assert_close(inside, alone)
+    assert not torch.allclose(together, alone)
+
+
+def test_initialisation_by_data_ends_the_same_on_all_processes():
+    torch.manual_seed(0)
+    x = 5 * torch.randn(8, 6)
+    alone = MinibatchDiscrimination(6, 3, bias=True)
+    state = alone.state_dict()
+    alone.initialize(x)
+
+    def step(rank):
+        layer = MinibatchDiscrimination(6, 3, bias=True)
+        layer.load_state_dict(state)
+        layer.initialize(x[4 * rank :][:4])
+        return layer
+
+    state = {name: value.clone() for name, value in state.items()}
+    state["log_scale"].fill_(-torch.tensor(5.0).log())
+    state["bias"].fill_(-1)
+    for layer in on_processes(step):
+        torch.testing.assert_close(layer.log_scale, alone.log_scale)
+        torch.testing.assert_close(layer.bias, alone.bias)
