@@ -43,6 +43,8 @@ TESTS = {
     "losses": ["test_losses.py"],
     "divergences": ["test_divergences.py", "test_losses.py"],
     "auxiliary": ["test_auxiliary.py", "test_layers.py"],
+    "layers": ["test_layers.py", "test_minibatch_layers.py", "test_image_layers.py"],
+    "networks": ["test_networks.py", "test_image_networks.py"],
 }
 SWAPS = ["Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "Add_Mul", "Mul_Add"]
 COMPARISONS = ["Lt_LtE", "Lt_Gt", "LtE_Lt", "Gt_GtE", "Gt_Lt", "GtE_Gt", "Eq_NotEq", "NotEq_Eq"]
@@ -137,7 +139,8 @@ def run_tests(mutant: Mutant, folder: str, subpackage: str) -> int:
     # Compilation is slow, and no formula is wrong in it alone.
     blocks = re.findall(r"^class ([A-Z]\w+)\(", mutant.source, re.MULTILINE)
     wanted = f"({' or '.join(blocks)}) and not compile_fullgraph"
-    rounds = [[str(ROOT / "tests" / "test_conformance.py"), "-k", wanted]]
+    conformance = [str(ROOT / "tests" / "test_conformance.py"), "-k", wanted]
+    rounds = [conformance] if blocks else []
     rounds += [[str(ROOT / "tests" / name)] for name in TESTS[subpackage]]
     for arguments in rounds:
         # 5: no test has the name of this file's class.
