@@ -89,9 +89,9 @@ class EMA(nn.Module):
             if [x.shape for x in ours] != [x.shape for x in theirs]:
                 raise ValueError(f"the model has other {name} than the one that the average is of")
         if averages:
-            torch._foreach_lerp_(averages, weights, 1 - self.decay(samples))
+            torch._foreach_lerp_(averages, weights, 1 - self.decay(samples))  # type: ignore[attr-defined]
         if copies:
-            torch._foreach_copy_(copies, buffers)
+            torch._foreach_copy_(copies, buffers)  # type: ignore[attr-defined]
         self.samples += samples
 
     def get_extra_state(self) -> Tensor:

@@ -1,4 +1,7 @@
 """What the functions for several processes compute, and that blocks agree with one process."""
+# What lies in a module is typed as any tensor or module, and tables of arguments are unpacked.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportOptionalMemberAccess=false
 
 import subprocess
 import sys
@@ -10,14 +13,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gan_blocks import MinibatchDiscrimination, distributed
+from gan_blocks import MinibatchDiscrimination, MinibatchStdDev, distributed
 
 F64 = torch.float64
 
 
 def on_processes(function, count=2):
     """What the function gives for each rank, each with a process group of its own."""
-    store = dist.HashStore()
+    store = dist.HashStore()  # type: ignore[attr-defined]
 
     def process(rank):
         group = dist.ProcessGroupGloo(store, rank, count, timedelta(seconds=30))
@@ -109,6 +112,14 @@ def test_local_leaves_the_other_processes_out():
     (inside, together), _ = on_processes(step)
     torch.testing.assert_close(inside, alone)
     assert not torch.allclose(together, alone)
+
+
+@pytest.mark.parametrize("layer", [MinibatchDiscrimination(4, 3), MinibatchStdDev(3)])
+def test_parts_of_different_sizes_on_three_processes_give_the_whole(layer):
+    x = torch.randn(9, 4)
+    parts = x.split([2, 4, 3])
+    results = on_processes(lambda rank: layer(parts[rank]), 3)
+    torch.testing.assert_close(torch.cat(results), layer(x))
 
 
 def test_initialisation_by_data_ends_the_same_on_all_processes():

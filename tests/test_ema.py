@@ -1,4 +1,7 @@
 """The moving average of weights."""
+# What lies in a module is typed as any tensor or module, and tables of arguments are unpacked.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportOptionalMemberAccess=false
 
 import copy
 

@@ -1,4 +1,7 @@
 """What the papers say of the layers for images, of noise and of augmentation."""
+# What lies in a module is typed as any tensor or module, and tables of arguments are unpacked.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportOptionalMemberAccess=false
 
 import math
 
@@ -86,7 +89,9 @@ def test_one_class_is_batch_norm():
     for _ in range(3):
         x = torch.randn(5, 3, 4, 4) * 2 + 1
         torch.testing.assert_close(norm(x, torch.zeros(5, dtype=torch.long)), plain(x))
-    norm.eval(), plain.eval()
+    norm.eval()
+    plain.eval()
+    x = torch.randn(5, 3, 4, 4)
     torch.testing.assert_close(norm(x, torch.zeros(5, dtype=torch.long)), plain(x))
 
 

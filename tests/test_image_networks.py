@@ -1,4 +1,7 @@
 """What the papers say of residual networks and patch discriminators."""
+# What lies in a module is typed as any tensor or module, and tables of arguments are unpacked.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportOptionalMemberAccess=false
 
 import pytest
 import torch

@@ -194,6 +194,57 @@ def test_frozen_statistics_stay_and_carry_no_gradient_to_the_reference():
     torch.testing.assert_close(critic(x), expected)
 
 
+def test_frozen_statistics_lie_in_the_state_and_go_into_a_fresh_network():
+    critic, x = WithReference(network(), data(7)), data(3)
+    critic.freeze()
+    fresh = WithReference(network(), data(7))
+    fresh.load_state_dict(critic.state_dict())
+    assert fresh.frozen
+    expected = critic(x)
+    with torch.no_grad():
+        critic.reference[0].add_(1.0)  # the reference has no part in it any more
+    torch.testing.assert_close(critic(x), expected)
+    torch.testing.assert_close(fresh(x), expected)
+    critic.unfreeze()
+    assert not critic.frozen
+    assert not torch.allclose(critic(x), expected)
+    # The state of a network that is not frozen thaws one that is.
+    fresh.load_state_dict(critic.state_dict())
+    assert not fresh.frozen
+
+
+def test_frozen_statistics_follow_the_dtype_and_keep_their_precision():
+    critic = WithReference(network(VirtualBatchNorm).float(), data(7).float())
+    x = data(3).float()
+    critic.freeze()
+    expected = critic(x)
+    layers = [m for m in critic.modules() if isinstance(m, VirtualBatchNorm)]
+    assert all(m.frozen is not None and not m.frozen.requires_grad for m in layers)
+    half = critic.bfloat16()(x.bfloat16())
+    torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1)
+
+
+def test_a_layer_that_runs_twice_has_statistics_of_each_run():
+    norm = VirtualBatchNorm(3).double()
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x):
+            return self.norm(self.norm(x).square() + 1)
+
+    reference, x = torch.randn(9, 3, dtype=F64), torch.randn(4, 3, dtype=F64)
+    critic = WithReference(Twice(), reference)
+    first = WithReference(norm, reference)(x).square() + 1
+    own = (reference - reference.mean(0)) / (reference.var(0, correction=0) + norm.eps).sqrt()
+    expected = WithReference(norm, own.square() + 1)(first)
+    torch.testing.assert_close(critic(x), expected)
+    critic.freeze()
+    torch.testing.assert_close(critic(x), expected)
+
+
 def test_conditional_networks_take_a_reference_for_each_input():
     class Conditional(nn.Module):
         def __init__(self):

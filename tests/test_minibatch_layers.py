@@ -37,6 +37,18 @@ def test_pieces_give_what_plain_operations_give(monkeypatch, kept, pairs, n, own
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("kept", [2**25, 0], ids=["kept", "computed again"])
+def test_pieces_cover_more_kernels_than_there_are_samples(monkeypatch, kept):
+    monkeypatch.setattr(_similarity, "_KEPT_BYTES", kept)
+    monkeypatch.setitem(_similarity._PAIRS, "cpu", 64)
+    m, h = torch.randn(2, 2, 20, 5, dtype=F64)
+    g = torch.randn(20, 5, dtype=F64)
+    pieces = derivatives(_similarity.similarity_sums, m, 5, g, h)
+    plain = derivatives(_similarity._in_plain_operations, m, 5, g, h)
+    for a, b in zip(pieces, plain, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_what_is_kept_for_the_backward_pass_stays_within_its_limit():
     saved = []
     layer = MinibatchDiscrimination(4, 100, 1)
@@ -155,6 +167,12 @@ def test_every_batch_size_has_groups_of_about_one_size(n):
     if n > groups:
         assert max(sizes) - min(s or 1 for s in sizes) <= 1
         assert max(sizes) <= 4
+
+
+def test_groups_are_of_four_as_in_the_paper_unless_told_otherwise():
+    x = torch.randn(12, 4)
+    assert statistic(MinibatchStdDev(), x).unique().numel() == 3
+    torch.testing.assert_close(MinibatchStdDev()(x), MinibatchStdDev(4)(x))
 
 
 def test_whole_batch_statistic_is_that_of_torch_and_ignores_the_order():

@@ -5,6 +5,9 @@
 Every case whose block claims it, in its own process this time; a step of DistributedDataParallel; and
 a compiled layer.
 """
+# What lies in a module is typed as any tensor or module, and tables of arguments are unpacked.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportOptionalMemberAccess=false
 
 import copy
 import sys

@@ -134,6 +134,5 @@ class MinibatchDiscrimination(nn.Module):
                 f"MinibatchDiscrimination takes features of shape (N, {self.in_features}), "
                 f"got {tuple(x.shape)}; flatten images first"
             )
-        direction = self.theta / torch.linalg.vector_norm(self.theta, dim=0)
-        weight = direction * self.log_scale.exp()
+        weight = self.theta * (self.log_scale.exp() / torch.linalg.vector_norm(self.theta, dim=0))
         return at_least_float32((x @ weight.flatten(1)).unflatten(1, weight.shape[1:]))

@@ -101,20 +101,30 @@ class VirtualBatchNorm(nn.Module):
                 f"VirtualBatchNorm takes (N, {self.num_features}, ...), got {tuple(x.shape)}"
             )
         wide = at_least_float32(x)
+        shape = (-1, self.num_features, *[1] * (x.dim() - 2))
+        positions = list(range(2, x.dim()))
         if self._collected is not None:
-            over = [0, *range(2, x.dim())]
-            mean, variance = wide.mean(over), wide.var(over, correction=0)
+            mean = wide.mean([0, *positions])
+            centred = wide - mean.view(shape)
+            variance = centred.square().mean([0, *positions])
             self._collected.append(_Statistics(mean, variance, len(x)))
         elif self._awaiting:
-            mean, variance = self._united(wide, self._awaiting.pop(0))
+            reference = self._awaiting.pop(0)
+            c = 1 / (reference.size + 1)
+            mean_x = wide.mean(positions) if positions else wide
+            mean = c * mean_x + (1 - c) * reference.mean
+            centred = wide - mean.view(shape)
+            # About the common mean, so that all terms are positive: E[x^2] - E[x]^2 would lose
+            # everything at means of 10^4 in float32.
+            of_x = centred.square().mean(positions) if positions else centred.square()
+            of_reference = reference.variance + (reference.mean - mean).square()
+            variance = c * of_x + (1 - c) * of_reference
         else:
             raise RuntimeError(
                 "VirtualBatchNorm has no reference: wrap the network, WithReference(network, reference)"
             )
-        shape = (-1, self.num_features, *[1] * (x.dim() - 2))
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        y = (wide - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
-        return y.to(x.dtype)
+        return torch.addcmul(self.bias.view(shape), centred, scale.view(shape)).to(x.dtype)
 
     def _freeze(self, collected: list[_Statistics]) -> None:
         self.frozen = torch.stack([torch.stack([s.mean, s.variance]) for s in collected]).detach()
@@ -132,22 +142,14 @@ class VirtualBatchNorm(nn.Module):
             for (mean, variance), size in zip(wide, sizes, strict=True)
         ]
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(  # type: ignore[override]
+        self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         for name in ("frozen", "frozen_sizes"):
             saved = state_dict.get(prefix + name)
             here = None if saved is None else torch.empty_like(saved, device=self.weight.device)
             setattr(self, name, here)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _united(self, x: Tensor, reference: _Statistics) -> tuple[Tensor, Tensor]:
-        """Statistics of reference and sample together, one row for each sample."""
-        positions = x.flatten(2) if x.dim() > 2 else x[:, :, None]
-        mean_x, variance_x = positions.mean(2), positions.var(2, correction=0)
-        c = 1 / (reference.size + 1)
-        mean = c * mean_x + (1 - c) * reference.mean
-        # The form with squared means would lose everything at means of 10^4 in float32.
-        between = c * (1 - c) * (mean_x - reference.mean).square()
-        return mean, c * variance_x + (1 - c) * reference.variance + between
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class WithReference(nn.Module):

@@ -313,11 +313,12 @@ def two_processes(case: Case) -> None:
         inputs[i] = inputs[i][: 2 * half]
         parts[0][i], parts[1][i] = inputs[i].split(half)
     whole, expected = _objective(case, copy.deepcopy(block), inputs)
-    store, blocks = dist.HashStore(), [copy.deepcopy(block), copy.deepcopy(block)]
+    store: Any = dist.HashStore()  # type: ignore[attr-defined]
+    blocks = [copy.deepcopy(block), copy.deepcopy(block)]
 
     def process(rank: int) -> tuple[Tensor, list[Tensor]]:
         # Two threads with a process group each: the collectives are real, and no case has to travel.
-        group = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=30))
+        group: Any = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=30))
         with process_group(group):
             return _objective(case, blocks[rank], parts[rank], rank)
 
