@@ -6,7 +6,6 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,17 @@ import torch
 import torch.distributed as dist
 
 from gan_blocks import MinibatchDiscrimination, MinibatchStdDev, distributed
+from gan_blocks.testing.checks import _gloo_groups
 
 F64 = torch.float64
 
 
 def on_processes(function, count=2):
     """What the function gives for each rank, each with a process group of its own."""
-    store = dist.HashStore()  # type: ignore[attr-defined]
+    groups = _gloo_groups(count)
 
     def process(rank):
-        group = dist.ProcessGroupGloo(store, rank, count, timedelta(seconds=30))
-        with distributed.process_group(group):
+        with distributed.process_group(groups[rank]):
             return function(rank)
 
     with ThreadPoolExecutor(count) as pool:
