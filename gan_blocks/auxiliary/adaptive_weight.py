@@ -20,7 +20,8 @@ class AdaptiveWeight(nn.Module):
 
     detached, so the autoencoder minimises $\ell_{\mathrm{rec}} + \lambda \ell_{\mathrm{adv}}$. It
     costs a backward pass from both losses to the last layer only. Under a gradient scaler pass the
-    unscaled losses.
+    unscaled losses. In a run of several processes it is the weight of the mean of their losses, the same
+    on all.
 
     Args:
         weight: $w$; VQGAN has 0.8, latent diffusion 0.5.

@@ -20,7 +20,8 @@ class FeatureMatchingLoss(nn.Module):
 
     the squared distance between **batch means**, summed over the features. The real side is detached.
     It is no distance between arbitrary pairs of samples: that is positive between a batch and its
-    own permutation, and smaller for a collapsed generator than for the right one.
+    own permutation, and smaller for a collapsed generator than for the right one. In a run of several
+    processes the means are over the batch of all of them.
 
     Args:
         distance: `l2` is the paper's, the sum of squares; `l1` is the sum of absolute differences of

@@ -25,7 +25,8 @@ class GradientBalancer(nn.Module):
     $\sum_i \lambda_i \ell_i$ with these factors as $\lambda_i$. Its backward pass starts at the
     output: add losses that do not go through the output, such as a commitment loss, and call
     `backward()` once. Parameters between the output and the losses, such as the discriminator's,
-    get no gradient.
+    get no gradient. In a run of several processes the norms are those of the mean of their losses, so
+    that all have the same factors, and the parameters the gradient that one process would give them.
 
     Args:
         weights: $w_i$ by the name of the loss.

@@ -48,7 +48,8 @@ class LayerwiseFeatureMatchingLoss(nn.Module):
         layer_weights: $w_l$ for the compared layers, the same in each discriminator; all 1 if left
             out.
         relative: Whether each layer's distance is divided by the mean size of its real map, the
-            mean absolute value or for `l2` the mean square. A map of zeros has the scale 1.
+            mean absolute value or for `l2` the mean square, over the batch of all processes. A map of
+            zeros has the scale 1.
 
     Shape:
         Two lists of tensors, or lists of such lists, the same shapes in both; dictionaries, as

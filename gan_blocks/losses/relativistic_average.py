@@ -23,7 +23,8 @@ class RelativisticAverageLoss(nn.Module):
       \max(0, 1 - d) \text{ (hinge)}.$$
 
     The means are over the whole batch, and their gradient counts: the generator learns from both
-    terms. Adding a constant to the critic changes nothing.
+    terms. In a run of several processes the batch is that of all of them. Adding a constant to the
+    critic changes nothing.
 
     In the generator's step pass the logits of real samples too.
 
