@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._labels import check_labels
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt, Probability
 
@@ -78,13 +79,3 @@ class ConditionalBatchNorm2d(nn.Module):
         check_labels(labels, len(x))
         scale, offset = self.weight[labels], self.bias[labels]
         return self.norm(x) * scale[:, :, None, None] + offset[:, :, None, None]
-
-
-def check_labels(labels: Tensor, count: int) -> None:
-    """Refuse what is not one integer for each sample."""
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise TypeError(f"labels should be integers, the number of each class, got {labels.dtype}")
-    if labels.shape != (count,):
-        raise ValueError(
-            f"labels should have shape ({count},), one for each sample, got {tuple(labels.shape)}"
-        )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks.layers.conditional_batch_norm import check_labels
+from gan_blocks._labels import check_labels
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveInt
 

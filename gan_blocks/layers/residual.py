@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_blocks._labels import labels_for
 from gan_blocks.layers.conditional_batch_norm import ConditionalBatchNorm2d
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
@@ -142,13 +143,3 @@ class ResidualDown2d(nn.Module):
             # The mean and a 1x1 convolution may change places; this order is cheaper.
             return F.avg_pool2d(y, 2) + self.shortcut(F.avg_pool2d(x, 2))
         return y + self.shortcut(x)
-
-
-def labels_for(conditional: Any, labels: Tensor | None) -> tuple[Tensor, ...]:
-    """The labels as arguments for the layers within, if the block has classes."""
-    name, count = type(conditional).__name__, conditional.num_classes
-    if count and labels is None:
-        raise ValueError(f"{name} has {count} classes: pass the labels of the samples too")
-    if not count and labels is not None:
-        raise ValueError(f"{name} has no classes; build it with num_classes, or pass no labels")
-    return () if labels is None else (labels,)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
+from gan_blocks.networks._shapes import check_images, check_latents
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
 
@@ -114,11 +115,7 @@ class DCGANGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Images from latent vectors."""
-        if z.dim() != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(
-                f"DCGANGenerator takes latent vectors of shape (N, {self.latent_dim}), "
-                f"got {tuple(z.shape)}"
-            )
+        check_latents(self, z)
         return self.layers(z)
 
 
@@ -198,9 +195,5 @@ class DCGANDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images."""
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"DCGANDiscriminator takes images of shape (N, "
-                f"{', '.join(map(str, self.image_shape))}), got {tuple(x.shape)}"
-            )
+        check_images(self, x)
         return self.layers(x)

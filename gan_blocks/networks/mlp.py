@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
 from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
+from gan_blocks.networks._shapes import check_latents
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt, Shape
 
@@ -104,11 +105,7 @@ class MLPGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Samples from latent vectors."""
-        if z.dim() != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(
-                f"MLPGenerator takes latent vectors of shape (N, {self.latent_dim}), "
-                f"got {tuple(z.shape)}"
-            )
+        check_latents(self, z)
         return self.layers(z)
 
 

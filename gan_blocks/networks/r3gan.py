@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_blocks.layers.residual import labels_for
-from gan_blocks.networks.resnet import Widths, check_latents, smallest_map
+from gan_blocks._labels import labels_for
+from gan_blocks.networks._shapes import Widths, check_images, check_latents, smallest_map
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
 
@@ -283,11 +283,7 @@ class R3GANDiscriminator(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits of images."""
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"R3GANDiscriminator takes images of shape (N, "
-                f"{', '.join(map(str, self.image_shape))}), got {tuple(x.shape)}"
-            )
+        check_images(self, x)
         y = self.layers(x)
         for each in labels_for(self, labels):
             y = y * self.classes(each)

@@ -1,19 +1,18 @@
 """The residual networks of SN-GAN."""
 
 import itertools
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import MinLen
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
+from gan_blocks._labels import labels_for
 from gan_blocks.layers.projection_head import ProjectionHead
-from gan_blocks.layers.residual import ResidualDown2d, ResidualUp2d, labels_for
+from gan_blocks.layers.residual import ResidualDown2d, ResidualUp2d
+from gan_blocks.networks._shapes import Widths, check_latents, smallest_map
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
-
-Widths = Annotated[tuple[PositiveInt, ...], MinLen(1)]
 
 
 @block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
@@ -198,23 +197,3 @@ class ResNetDiscriminator(nn.Module):
             )
         given = labels_for(self, labels)
         return self.head(self.blocks(x).relu().sum((2, 3)), *given)
-
-
-def smallest_map(image_size: int, doublings: int) -> int:
-    """The side of the map that becomes the image by so many doublings."""
-    side, rest = divmod(image_size, 2**doublings)
-    if rest or not side:
-        raise ValueError(
-            f"image_size should be a multiple of {2**doublings}, for {doublings} doublings, got "
-            f"{image_size}; change the number of widths"
-        )
-    return side
-
-
-def check_latents(generator: Any, z: Tensor) -> None:
-    """Refuse latent vectors of another length."""
-    if z.dim() != 2 or z.shape[1] != generator.latent_dim:
-        raise ValueError(
-            f"{type(generator).__name__} takes latent vectors of shape (N, {generator.latent_dim}), "
-            f"got {tuple(z.shape)}"
-        )
