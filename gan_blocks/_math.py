@@ -1,7 +1,9 @@
 """Helpers that two or more blocks share."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from math import inf, isfinite
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +35,16 @@ def inverse_log_softplus(s: Tensor) -> Tensor:
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
+    if not x.is_floating_point():
+        raise TypeError(f"floating-point numbers are needed, got {x.dtype}; scale images first")
     return x.float() if x.dtype.itemsize < 4 else x
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Within it, operations on the device of x keep the dtypes they are given."""
+    device = x.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def f_divergence(

@@ -24,6 +24,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gan_blocks._math import at_least_float32
+
 _group: ContextVar[Any] = ContextVar("process group", default=None)
 """A process group, None for the default one, or "local"."""
 
@@ -41,7 +43,14 @@ def process_group(group: "dist.ProcessGroup | Literal['local'] | None") -> Itera
         with gan_blocks.distributed.process_group(mesh["data"].get_group()):
             loss = adversarial.discriminator(critic(real), critic(fake))
         ```
+
+    Raises:
+        ValueError: If this process does not belong to the group.
     """
+    if isinstance(group, str) and group != "local":
+        raise ValueError(f'the group should be a process group, None or "local", got {group!r}')
+    if dist.is_available() and group is dist.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("this process does not belong to the group; leave it out, or use local()")
     token = _group.set(group)
     try:
         yield
@@ -135,10 +144,11 @@ def mean(x: Tensor, dim: int | None = None) -> Tensor:
     """
     if process_count() == 1:
         return x.mean() if dim is None else x.mean(dim)
-    total = x.sum() if dim is None else x.sum(dim)
+    wide = at_least_float32(x)
+    total = wide.sum() if dim is None else wide.sum(dim)
     count = total.new_full((1,), x.numel() / max(total.numel(), 1))
     sums = all_reduce(torch.cat([total.flatten(), count]))
-    return sums[:-1].view_as(total) / sums[-1]
+    return (sums[:-1].view_as(total) / sums[-1]).to(x.dtype)
 
 
 def _summed(x: Tensor, group: Any) -> Tensor:

@@ -21,9 +21,11 @@ class EMA(nn.Module):
     statistics of batch norm, are copied. A generator sampled by its average makes better images than
     the last one of training, which circles around it.
 
-    The average starts as the network itself, in evaluation mode. It and $n$ lie in `state_dict`. All
-    weights are averaged in one operation for many tensors. Keep weights in float32 at least: in
-    bfloat16 a change of less than 1/256 is rounded away, and the average stands still.
+    The average starts as the network itself, in evaluation mode, and is found as `module`, to be saved
+    or sampled by itself. It and $n$ lie in `state_dict`. All
+    weights are averaged in one operation for many tensors. Keep the average in float32 at least, with
+    `ema.float()` where the network itself is in half precision: there a change of less than 1/256 is
+    rounded away, and the average stands still.
 
     Args:
         model: The network; one wrapped in `DistributedDataParallel` or compiled is unwrapped.
@@ -32,7 +34,7 @@ class EMA(nn.Module):
 
     Raises:
         ValueError: If `half_life` or `rampup` is not positive, or `update` gets a network with other
-            parameters or buffers.
+            parameters or buffers, or less than one sample. The average is then as it was.
 
     Example:
         >>> import torch
@@ -57,13 +59,18 @@ class EMA(nn.Module):
             raise ValueError(
                 f"half_life and rampup should be greater than 0, got {half_life} and {rampup}"
             )
-        if isinstance(model, DistributedDataParallel):
-            model = model.module
-        model = getattr(model, "_orig_mod", model)  # of a compiled network
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        while True:
+            inside = getattr(model, "_orig_mod", None)  # of a compiled network
+            if isinstance(model, DistributedDataParallel | nn.DataParallel):
+                inside = model.module
+            if inside is None:
+                break
+            model = inside
+        self.module = copy.deepcopy(model).requires_grad_(False)
         self.half_life = half_life
         self.rampup = rampup
         self.samples = 0
+        self.eval()
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the averaged network gives."""
@@ -83,11 +90,10 @@ class EMA(nn.Module):
             model: The network that is trained, wrapped or not.
             samples: Samples of that step, over all processes.
         """
-        averages, weights = _of_all(self.module, "_parameters"), _of_all(model, "_parameters")
-        copies, buffers = _of_all(self.module, "_buffers"), _of_all(model, "_buffers")
-        for name, ours, theirs in (("parameters", averages, weights), ("buffers", copies, buffers)):
-            if [x.shape for x in ours] != [x.shape for x in theirs]:
-                raise ValueError(f"the model has other {name} than the one that the average is of")
+        if not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"samples should be an integer of 1 at least, got {samples!r}")
+        pairs = [_matched(self.module, model, kind) for kind in ("_parameters", "_buffers")]
+        (averages, weights), (copies, buffers) = pairs
         if averages:
             torch._foreach_lerp_(averages, weights, 1 - self.decay(samples))  # type: ignore[attr-defined]
         if copies:
@@ -101,7 +107,24 @@ class EMA(nn.Module):
         self.samples = int(state)
 
 
-def _of_all(module: nn.Module, kind: str) -> list[Tensor]:
-    """Parameters or buffers, each once; several times faster than `parameters()`."""
-    found = {x: None for m in module.modules() for x in getattr(m, kind).values() if x is not None}
-    return list(found)
+def _matched(ours: nn.Module, theirs: nn.Module, kind: str) -> tuple[list[Tensor], list[Tensor]]:
+    """The parameters or buffers of two networks, by name, each once; theirs as ours are stored."""
+    mine, other = _of_all(ours, kind), _of_all(theirs, kind)
+    if {k: x.shape for k, x in mine.items()} != {k: x.shape for k, x in other.items()}:
+        raise ValueError(f"the model has other {kind[1:]} than the one that the average is of")
+    found = {id(x): (x, other[key]) for key, x in mine.items()}.values()
+    return [x for x, _ in found], [
+        y if y.dtype == x.dtype and y.device == x.device else y.to(x) for x, y in found
+    ]
+
+
+def _of_all(module: nn.Module, kind: str) -> dict[tuple[int, str], Tensor]:
+    """By the place of the module and the name in it; several times faster than `named_parameters`."""
+    # Wrappers have none of their own, and shift no number.
+    owners = (m for m in module.modules() if m._parameters or m._buffers)
+    return {
+        (i, name): x
+        for i, m in enumerate(owners)
+        for name, x in getattr(m, kind).items()
+        if x is not None
+    }

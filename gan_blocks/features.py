@@ -1,5 +1,6 @@
 """Intermediate features of any network, by layer name."""
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,10 +45,13 @@ class FeatureExtractor(nn.Module):
         known = dict(network.named_modules())
         unknown = [name for name in layers if name not in known]
         if isinstance(layers, str) or not layers or unknown:
-            names = ", ".join(name for name in known if name)
-            raise ValueError(
-                f"layers should be a list of layer names, got {layers!r}; there are {names}"
-            )
+            names = [name for name in known if name]
+            what = f"layers should be a list of layer names, got {layers!r}"
+            if unknown and not isinstance(layers, str):
+                near = difflib.get_close_matches(unknown[0], names, 1)
+                hint = f", did you mean {near[0]!r}" if near else ""
+                what = f"the network has no layer {unknown[0]!r}{hint}"
+            raise ValueError(f"{what}; there are {', '.join(names)}")
         self.network = network
         self.layers = tuple(layers)
         self.copies = any(getattr(module, "inplace", False) for module in network.modules())

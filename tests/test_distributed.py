@@ -113,6 +113,32 @@ def test_local_leaves_the_other_processes_out():
     assert not torch.allclose(together, alone)
 
 
+def test_means_of_half_precision_keep_its_range():
+    x = [torch.full((60_000,), 300.0).half(), torch.full((60_000,), 301.0).half()]
+    for dim in (None, 0):
+        for mean in on_processes(lambda rank, dim=dim: distributed.mean(x[rank], dim)):
+            assert mean.dtype == torch.float16
+            assert mean.item() == pytest.approx(300.5)
+
+
+def test_a_process_without_samples_takes_part():
+    parts, layer = [torch.zeros(0, 3), torch.randn(4, 3)], MinibatchStdDev()
+    empty, whole = on_processes(lambda rank: layer(parts[rank]))
+    assert empty.shape == (0, 4)
+    torch.testing.assert_close(whole, layer(parts[1]))
+
+
+def test_groups_that_are_none_are_refused():
+    with (
+        pytest.raises(ValueError, match=r'None or "local", got .wrld'),
+        distributed.process_group("wrld"),
+    ):
+        pass
+    outside = dist.GroupMember.NON_GROUP_MEMBER
+    with pytest.raises(ValueError, match="does not belong"), distributed.process_group(outside):
+        pass
+
+
 @pytest.mark.parametrize("layer", [MinibatchDiscrimination(4, 3), MinibatchStdDev(3)])
 def test_parts_of_different_sizes_on_three_processes_give_the_whole(layer):
     x = torch.randn(9, 4)

@@ -122,3 +122,43 @@ def test_other_networks_are_refused():
     for arguments in ((0,), (-1.0,), (float("nan"),), (10, 0.0)):
         with pytest.raises(ValueError, match="greater than 0"):
             EMA(nn.Linear(1, 1), *arguments)
+
+
+@pytest.mark.parametrize("samples", [0, -5, 2.5, float("nan"), torch.tensor(5), None])
+def test_samples_are_a_positive_integer(samples):
+    ema = EMA(one_weight(0.0), half_life=10, rampup=None)
+    with pytest.raises(ValueError, match="integer of 1 at least"):
+        ema.update(one_weight(1.0), samples)
+    assert ema.module.weight == 0
+    assert ema.samples == 0
+
+
+def test_weights_are_matched_by_name():
+    model = nn.BatchNorm1d(4)
+    ema = EMA(model, half_life=1, rampup=None)
+    weight = model.weight
+    del model.weight
+    model.weight = weight  # now behind the offset
+    ema.update(model, 1)
+    assert (ema.module.weight == 1).all()
+    assert (ema.module.bias == 0).all()
+
+
+def test_average_in_float32_of_a_network_in_half_precision_moves_by_little_steps():
+    model = one_weight(0.0).bfloat16()
+    ema = EMA(model, half_life=10_000, rampup=None).float()
+    nn.init.ones_(model.weight)
+    for _ in range(100):
+        ema.update(model, 1)
+    assert ema.module.weight.item() == pytest.approx(1 - 0.5**0.01, rel=1e-3)
+
+
+def test_wrappers_come_off_in_any_order():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    wrapped = torch.compile(nn.DataParallel(model), backend="eager")
+    ema = EMA(wrapped)
+    assert type(ema.module) is nn.Sequential
+    ema.update(wrapped, 4)
+    ema.update(nn.DataParallel(model), 4)
+    assert list(ema.module.state_dict()) == list(model.state_dict())
+    assert not ema.training

@@ -17,6 +17,7 @@ from gan_blocks import (
     EqualizedConv2d,
     EqualizedLinear,
     GaussianNoise,
+    MinibatchStdDev,
     PixelNorm,
     ProjectionHead,
     ResidualDown2d,
@@ -357,3 +358,52 @@ def test_weights_of_residual_blocks_start_as_in_the_paper():
     assert block.conv1.weight.var().item() == pytest.approx(4 / (2 * 64 * 9), rel=0.05)
     assert block.shortcut.weight.var().item() == pytest.approx(2 / (2 * 64), rel=0.05)
     assert (block.conv2.bias == 0).all()
+
+
+# --- wrong use ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_integer_dtype_choose_the_class(dtype):
+    labels = torch.tensor([2, 2, 1])
+    norm, head = ConditionalBatchNorm2d(1, 3).eval(), ProjectionHead(2, 3)
+    nn.init.normal_(norm.bias)
+    x, features = torch.randn(3, 1, 2, 2), torch.randn(3, 2)
+    torch.testing.assert_close(norm(x, labels.to(dtype)), norm(x, labels))
+    torch.testing.assert_close(head(features, labels.to(dtype)), head(features, labels))
+
+
+def test_labels_beyond_the_classes_are_refused_and_lists_too():
+    norm, x = ConditionalBatchNorm2d(1, 3), torch.randn(2, 1, 2, 2)
+    for bad in (-1, 3):
+        with pytest.raises(IndexError):
+            norm(x, torch.tensor([0, bad]))
+    with pytest.raises(TypeError, match="should be a tensor of integers, got list"):
+        norm(x, [0, 1])
+    with pytest.raises(TypeError, match="should be integers"):
+        norm(x, torch.zeros(2, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize(
+    "layer", [PixelNorm(), DiffAugment(), GaussianNoise(), MinibatchStdDev()], ids=repr
+)
+def test_integer_images_are_refused(layer):
+    for dtype in (torch.uint8, torch.int64):
+        with pytest.raises(TypeError, match="floating-point"):
+            layer(torch.ones(2, 1, 8, 8, dtype=dtype))
+
+
+def test_residual_blocks_refuse_other_maps():
+    with pytest.raises(ValueError, match=r"ResidualUp2d takes maps of shape \(N, 3, H, W\)"):
+        ResidualUp2d(3, 2)(torch.zeros(2, 4, 2, 2))
+    with pytest.raises(ValueError, match="H and W at least 2"):
+        ResidualDown2d(3, 2)(torch.zeros(2, 3, 1, 4))
+    ResidualDown2d(3, 2, downsample=False)(torch.zeros(2, 3, 1, 1))
+
+
+def test_attention_stays_finite_under_float16_autocast():
+    layer, x = SelfAttention2d(8), 300 * torch.randn(2, 8, 8, 8)
+    nn.init.ones_(layer.gamma)
+    with torch.autocast("cpu", torch.float16):
+        assert layer(x).isfinite().all()
+        assert layer.shares(x).dtype == torch.float32

@@ -49,7 +49,7 @@ def test_32_pixel_networks_are_those_of_the_paper():
 def test_features_are_summed_over_the_pixels():
     # Four copies of an image side by side, with a network of 1x1 kernels in effect.
     discriminator = gb.ResNetDiscriminator(1, (4,), downsamplings=1, spectral_norm=False).double()
-    block, linear = discriminator.blocks[0], discriminator.head[0]
+    block, linear = discriminator.blocks[0], discriminator.head
     for convolution in (block.conv1, block.conv2):
         centre = convolution.weight.data[:, :, 1, 1].clone()
         convolution.weight.data.zero_()
@@ -271,3 +271,44 @@ def test_wrong_inputs_are_refused_with_what_was_expected():
         conditional(torch.randn(1, 1, 8, 8))
     with pytest.raises(ValueError, match="H and W at least 4"):
         gb.ResNetDiscriminator(1, (4, 4), 2)(torch.randn(1, 1, 3, 8))
+
+
+@pytest.mark.parametrize(
+    ("network", "x"),
+    [
+        (gb.ResNetGenerator(4, 8, 1, (4, 4), num_classes=4), torch.randn(4, 4)),
+        (gb.ResNetDiscriminator(1, (4,), 1, num_classes=4), torch.randn(4, 1, 8, 8)),
+        (gb.R3GANGenerator(4, 8, 1, (8,), group_width=4, num_classes=4), torch.randn(4, 4)),
+        (gb.R3GANDiscriminator(8, 1, (8,), group_width=4, num_classes=4), torch.randn(4, 1, 8, 8)),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_conditional_networks_take_one_integer_for_each_sample(network, x):
+    labels = torch.tensor([3, 0, 1, 2])
+    network.eval()
+    torch.testing.assert_close(network(x, labels.to(torch.uint8)), network(x, labels))
+    for bad in (labels[:, None], labels[:1], labels[0], torch.eye(4).long()):
+        with pytest.raises(ValueError, match=r"shape \(4,\), one for each sample"):
+            network(x, bad)
+    with pytest.raises(TypeError, match="should be integers"):
+        network(x, torch.rand(4))
+
+
+def test_classes_need_a_block_to_act_in():
+    with pytest.raises(ValueError, match="give two widths at least"):
+        gb.ResNetGenerator(4, 8, 1, (4,), num_classes=3)
+
+
+def test_smallest_image_of_several_scales_is_that_of_the_documentation():
+    for scales, smallest in ((3, 93), (2, 47)):
+        discriminator = gb.MultiScaleDiscriminator(scales, 1, 2)
+        assert len(discriminator(torch.randn(1, 1, smallest, smallest))) == scales
+        with pytest.raises(ValueError, match=f"MultiScaleDiscriminator .* least {smallest}"):
+            discriminator(torch.randn(1, 1, smallest - 1, 200))
+
+
+def test_pooled_features_of_a_residual_discriminator_have_a_name():
+    discriminator = gb.ResNetDiscriminator(1, (4, 6), 1, spectral_norm=False)
+    x = torch.randn(2, 1, 8, 8)
+    seen = gb.FeatureExtractor(discriminator, ["pool", ""])(x)
+    torch.testing.assert_close(discriminator.head(seen["pool"])[:, 0], seen[""])

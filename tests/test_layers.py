@@ -245,6 +245,59 @@ def test_a_layer_that_runs_twice_has_statistics_of_each_run():
     torch.testing.assert_close(critic(x), expected)
 
 
+def test_frozen_statistics_of_large_features_survive_half_precision():
+    critic = WithReference(VirtualBatchNorm(2), 1000 * torch.randn(64, 2))
+    x = 1000 * torch.randn(3, 2)
+    critic.freeze()
+    expected = critic(x)
+    half = critic.half()(x.half())
+    torch.testing.assert_close(half.float(), expected, rtol=0.01, atol=0.01)
+
+
+def test_a_state_without_the_layer_leaves_it_frozen():
+    critic = WithReference(network(), data(7))
+    critic.freeze()
+    critic.load_state_dict({}, strict=False)
+    assert critic.frozen
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_the_reference_teaches_no_running_statistics(momentum):
+    batch_norm = nn.BatchNorm1d(2, momentum=momentum)
+    instance_norm = nn.InstanceNorm1d(2, track_running_stats=True)
+    layers = [batch_norm, nn.Unflatten(1, (2, 1)), nn.Upsample(4), instance_norm]
+    critic = WithReference(nn.Sequential(*layers, VirtualBatchNorm(2)), torch.randn(8, 2))
+    alone = nn.BatchNorm1d(2, momentum=momentum)
+    x = torch.randn(4, 2) + 5
+    for _ in range(3):
+        critic(x)
+        alone(x)
+    for mine, wanted in zip(batch_norm.buffers(), alone.buffers(), strict=True):
+        torch.testing.assert_close(mine, wanted)
+    assert instance_norm.num_batches_tracked in (0, 3)  # torch does not count these
+    critic.eval()
+    torch.testing.assert_close(batch_norm(x), alone.eval()(x))
+    assert batch_norm.track_running_stats
+
+
+def test_a_tensor_by_name_would_meet_the_reference():
+    class Conditional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = VirtualBatchNorm(2)
+
+        def forward(self, x, labels=None, scale=1.0):
+            return self.norm(scale * x)
+
+    critic = WithReference(Conditional(), torch.randn(4, 2))
+    with pytest.raises(TypeError, match="pass labels by position"):
+        critic(torch.randn(4, 2), labels=torch.zeros(4))
+    x = torch.randn(4, 2)
+    expected = critic(x, scale=3.0)
+    critic.freeze(scale=3.0)
+    torch.testing.assert_close(critic(x, scale=3.0), expected)
+
+
 def test_conditional_networks_take_a_reference_for_each_input():
     class Conditional(nn.Module):
         def __init__(self):
@@ -422,7 +475,9 @@ def test_layer_that_runs_twice_gives_its_first_output():
 
 
 def test_extractor_refuses_unknown_names():
-    with pytest.raises(ValueError, match=r"got \['3'\]; there are 0, 1"):
+    with pytest.raises(ValueError, match=r"has no layer '3'; there are 0, 1"):
         FeatureExtractor(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), ["3"])
+    with pytest.raises(ValueError, match=r"no layer 'layer.2', did you mean 'layers.2'"):
+        FeatureExtractor(gan_blocks.MLPDiscriminator((2,)), ["layer.2"])
     with pytest.raises(ValueError, match="should be a list of layer names"):
         FeatureExtractor(nn.Sequential(nn.Linear(2, 2)), "0")

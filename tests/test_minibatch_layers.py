@@ -1,4 +1,5 @@
 """Layers that look at a batch: the pieces of minibatch discrimination, and the standard deviation."""
+# pyright: reportOptionalMemberAccess=false
 
 import math
 
@@ -21,13 +22,13 @@ def derivatives(function, m, own, g, h):
 
 
 @pytest.mark.parametrize("kept", [2**25, 0], ids=["kept", "computed again"])
-@pytest.mark.parametrize("pairs", [2**17, 64], ids=["one piece", "many pieces"])
+@pytest.mark.parametrize("numbers", [2**19, 256, 1], ids=["few pieces", "many", "one row each"])
 @pytest.mark.parametrize(
     ("n", "own"), [(1, 1), (2, 2), (63, 63), (64, 64), (65, 65), (129, 129), (130, 50), (7, 3)]
 )
-def test_pieces_give_what_plain_operations_give(monkeypatch, kept, pairs, n, own):
+def test_pieces_give_what_plain_operations_give(monkeypatch, kept, numbers, n, own):
     monkeypatch.setattr(_similarity, "_KEPT_BYTES", kept)
-    monkeypatch.setitem(_similarity._PAIRS, "cpu", pairs)
+    monkeypatch.setitem(_similarity._NUMBERS, "cpu", numbers)
     generator = torch.Generator().manual_seed(n)
     m, h = (torch.randn(2, 3, n, dtype=F64, generator=generator) for _ in range(2))
     g = torch.randn(3, own, dtype=F64, generator=generator)
@@ -40,7 +41,7 @@ def test_pieces_give_what_plain_operations_give(monkeypatch, kept, pairs, n, own
 @pytest.mark.parametrize("kept", [2**25, 0], ids=["kept", "computed again"])
 def test_pieces_cover_more_kernels_than_there_are_samples(monkeypatch, kept):
     monkeypatch.setattr(_similarity, "_KEPT_BYTES", kept)
-    monkeypatch.setitem(_similarity._PAIRS, "cpu", 64)
+    monkeypatch.setitem(_similarity._NUMBERS, "cpu", 64)
     m, h = torch.randn(2, 2, 20, 5, dtype=F64)
     g = torch.randn(20, 5, dtype=F64)
     pieces = derivatives(_similarity.similarity_sums, m, 5, g, h)
@@ -107,6 +108,16 @@ def test_half_precision_features_are_compared_in_float32():
     torch.testing.assert_close(half.float(), exact, rtol=0.1, atol=0.3)
 
 
+def test_a_column_of_zeros_stays_finite():
+    layer, x = MinibatchDiscrimination(4, 2, 3), torch.randn(5, 4, requires_grad=True)
+    with torch.no_grad():
+        layer.theta[:, 0] = 0
+    y = layer(x)
+    torch.testing.assert_close(y[:, 4], torch.full((5,), 4.0), rtol=0, atol=1e-6)
+    y.sum().backward()
+    assert all(p.grad.isfinite().all() for p in (x, layer.theta, layer.log_scale))
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 300.0])
 @torch.no_grad()
@@ -132,7 +143,7 @@ def test_initialisation_by_data_puts_the_nearest_neighbour_at_distance_2(scale, 
 def test_initialisation_needs_different_finite_samples(x):
     layer = MinibatchDiscrimination(3)
     before = layer.log_scale.clone()
-    with pytest.raises(ValueError, match="needs different samples"):
+    with pytest.raises(ValueError, match=r"needs (different|a batch of two) samples"):
         layer.initialize(x)
     assert torch.equal(layer.log_scale, before)
 

@@ -135,8 +135,10 @@ class GradientBalancer(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # An average of thousands of steps does not fit into half precision.
+        kept = self.sums, self.counts
         super()._apply(fn, recurse)
-        self.sums, self.counts = at_least_float32(self.sums), at_least_float32(self.counts)
+        if not kept[0].is_meta:
+            self.sums, self.counts = (x.to(self.sums.device) for x in kept)
         return self
 
 

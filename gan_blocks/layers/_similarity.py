@@ -26,10 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ROWS = 64
-_PAIRS = {"cpu": 2**17}
-"""Similarities in one piece: few enough for a processor's cache."""
-_PAIRS_ELSEWHERE = 2**22
+_MOST_ROWS = 64
+_NUMBERS = {"cpu": 5 * 2**17}
+"""Differences in one piece: few enough for a processor's cache."""
+_NUMBERS_ELSEWHERE = 2**23
 _KEPT_BYTES = 2**25
 """Similarities are kept for the backward pass up to this size, and computed again beyond it."""
 
@@ -169,21 +169,31 @@ class _Piece:
         total[:, self.kernels, self.later] -= x[..., self.behind :].sum(2)
 
 
+def _rows(m: Tensor, own: int) -> list[tuple[int, int]]:
+    """Where the rows of each piece begin and end."""
+    c, _, n = m.shape
+    step = min(_MOST_ROWS, max(1, _numbers(m) // max(1, c * n)))
+    return [(start, min(start + step, own)) for start in range(0, own, step)]
+
+
+def _numbers(m: Tensor) -> int:
+    return _NUMBERS.get(m.device.type, _NUMBERS_ELSEWHERE)
+
+
 def _pieces(m: Tensor, own: int) -> Iterator[_Piece]:
-    n = m.shape[2]
-    pairs = _PAIRS.get(m.device.type, _PAIRS_ELSEWHERE)
-    kernels = max(1, pairs // max(1, min(_ROWS, own) * n))
-    for kernel in range(0, m.shape[1], kernels):
+    c, b, n = m.shape
+    rows = _rows(m, own)
+    most = max((stop - start for start, stop in rows), default=1)
+    kernels = max(1, _numbers(m) // max(1, c * n * most))
+    for kernel in range(0, b, kernels):
         at = 0
-        for start in range(0, own, _ROWS):
-            stop = min(start + _ROWS, own)
+        for start, stop in rows:
             yield _Piece(m, slice(kernel, kernel + kernels), start, stop, own, at)
             at += (stop - start) * (n - start)
 
 
 def _store(m: Tensor, own: int) -> Tensor:
     """A place for the similarities of all pieces; empty if they are too many."""
-    rows = [(start, min(start + _ROWS, own)) for start in range(0, own, _ROWS)]
-    size = sum((stop - start) * (m.shape[2] - start) for start, stop in rows)
+    size = sum((stop - start) * (m.shape[2] - start) for start, stop in _rows(m, own))
     fits = m.shape[1] * size * m.element_size() <= _KEPT_BYTES
     return m.new_empty((m.shape[1], size) if fits else (0, 0))

@@ -1,9 +1,10 @@
 """Conditional batch normalisation."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_blocks._labels import check_labels
+from gan_blocks._labels import checked_labels
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt, Probability
 
@@ -76,6 +77,6 @@ class ConditionalBatchNorm2d(nn.Module):
                 f"ConditionalBatchNorm2d takes maps of shape (N, {self.num_features}, H, W), "
                 f"got {tuple(x.shape)}"
             )
-        check_labels(labels, len(x))
-        scale, offset = self.weight[labels], self.bias[labels]
+        labels = checked_labels(labels, len(x))
+        scale, offset = F.embedding(labels, self.weight), F.embedding(labels, self.bias)
         return self.norm(x) * scale[:, :, None, None] + offset[:, :, None, None]

@@ -42,7 +42,7 @@ class DiffAugment(nn.Module):
         >>> from gan_blocks import NonSaturatingLoss, DCGANDiscriminator
         >>> augment, loss = DiffAugment(["translation", "cutout"]), NonSaturatingLoss()
         >>> discriminator = DCGANDiscriminator(image_size=16, width=8)
-        >>> real, fake = torch.rand(4, 1, 16, 16), torch.rand(4, 1, 16, 16)
+        >>> real, fake = torch.rand(2, 4, 1, 16, 16) * 2 - 1
         >>> critic_loss = loss.discriminator(
         ...     discriminator(augment(real)), discriminator(augment(fake))
         ... )

@@ -28,6 +28,9 @@ class GaussianNoise(nn.Module):
     Shape:
         Any, to the same. In evaluation mode the input itself.
 
+    Raises:
+        TypeError: If the samples are not floating point.
+
     Example:
         >>> import torch
         >>> noise = GaussianNoise(0.5, anneal_steps=100)
@@ -74,6 +77,8 @@ class GaussianNoise(nn.Module):
 
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """The samples with noise; `generator` draws it, torch's own if left out."""
+        if not x.is_floating_point():
+            raise TypeError(f"GaussianNoise takes floating-point samples, got {x.dtype}")
         if not self.training:
             return x
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)

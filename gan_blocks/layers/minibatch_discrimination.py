@@ -30,8 +30,8 @@ class MinibatchDiscrimination(nn.Module):
     Compute the features of real and of generated batches in separate calls, and put the layer near
     the end of the discriminator. In a run of several processes a sample meets those of all of them.
 
-    It costs $n^2 B C$ operations, and 32 MiB of memory beside its inputs and outputs at most: the
-    similarities are made in pieces, in the gradient and in the gradient's gradient too.
+    It costs $n^2 B C$ operations and little memory: the similarities are made in pieces, in the
+    gradient and in the gradient's gradient too, and at most 32 MiB of them are kept between.
 
     Args:
         in_features: Length of a feature vector.
@@ -100,16 +100,18 @@ class MinibatchDiscrimination(nn.Module):
         processes the batch is that of all, and they end with the same scales.
 
         Args:
-            x: Features of a batch, two different ones at least.
+            x: Features of a batch, two at least and not in pairs of equal ones.
         """
         x = all_gather(x)
+        if len(x) < 2:
+            raise ValueError(f"initialize() needs a batch of two samples at least, got {len(x)}")
         distance = torch.stack([torch.cdist(m, m, p=1) for m in self._projections(x).unbind(1)])
         itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
         nearest = distance.masked_fill(itself, math.inf).amin(2).mean(1)
         if not bool((nearest.isfinite() & (nearest > 0)).all()):
             raise ValueError(
-                "the features of this batch are all the same, or not finite; initialize() needs "
-                "different samples"
+                "in some kernel each sample has an equal one, or features are not finite; initialize() "
+                "needs different samples"
             )
         self.log_scale -= (nearest / 2).log()[:, None]
         if self.bias is not None:
@@ -134,5 +136,7 @@ class MinibatchDiscrimination(nn.Module):
                 f"MinibatchDiscrimination takes features of shape (N, {self.in_features}), "
                 f"got {tuple(x.shape)}; flatten images first"
             )
-        weight = self.theta * (self.log_scale.exp() / torch.linalg.vector_norm(self.theta, dim=0))
+        norm = torch.linalg.vector_norm(self.theta, dim=0)
+        # A column of zeros, as pruning leaves it, stays one.
+        weight = self.theta * (self.log_scale.exp() / torch.where(norm > 0, norm, 1))
         return at_least_float32((x @ weight.flatten(1)).unflatten(1, weight.shape[1:]))

@@ -69,12 +69,12 @@ class MinibatchStdDev(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The features with the statistic behind them."""
-        if x.dim() < 2 or x.shape[1] % self.num_channels or not x.numel():
+        start, total = place_in_batch(x) if x.dim() else (0, 0)
+        if x.dim() < 2 or x.shape[1] % self.num_channels or not total or 0 in x.shape[1:]:
             raise ValueError(
                 f"MinibatchStdDev takes samples of shape (N, C, ...), none empty, with C a multiple of "
                 f"{self.num_channels}, got {tuple(x.shape)}"
             )
-        start, total = place_in_batch(x)
         groups = 1 if self.group_size is None else -(-total // self.group_size)
         group = torch.arange(start, start + len(x), device=x.device) % groups
         sizes = (total - 1 - torch.arange(groups, device=x.device)) // groups + 1

@@ -17,7 +17,7 @@ class PixelNorm(nn.Module):
     $$y_c = \frac{x_c}{\sqrt{\frac1C \sum_j x_j^2 + \epsilon}}.$$
 
     It keeps the signal of a generator from growing without a statistic of the batch, so no sample
-    depends on its batch mates. Half precision is computed in float32, where the squares fit.
+    depends on its batch mates. Half precision is computed in float32, where the squares of float16 fit.
 
     Args:
         eps: $\epsilon$.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._labels import check_labels
+from gan_blocks._labels import checked_labels
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveInt
 
@@ -64,5 +64,5 @@ class ProjectionHead(nn.Module):
                 f"ProjectionHead takes features of shape (N, {self.in_features}), "
                 f"got {tuple(features.shape)}"
             )
-        check_labels(labels, len(features))
-        return self.linear(features).squeeze(1) + (self.classes(labels) * features).sum(1)
+        vectors = self.classes(checked_labels(labels, len(features)))
+        return self.linear(features).squeeze(1) + (vectors * features).sum(1)

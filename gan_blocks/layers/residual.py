@@ -62,6 +62,7 @@ class ResidualUp2d(nn.Module):
     ) -> None:
         super().__init__()
         options: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.in_channels = in_channels
         self.num_classes = num_classes
         self.norm1 = self._norm(in_channels, options)
         self.conv1 = _convolution(in_channels, out_channels, 3, math.sqrt(2), options)
@@ -76,7 +77,8 @@ class ResidualUp2d(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The doubled map."""
-        given = labels_for(self, labels)
+        _check_map(self, x, smallest=1)
+        given = labels_for(self, labels, len(x))
         y = self.norm1(x, *given).relu()
         y = self.conv1(F.interpolate(y, scale_factor=2))
         y = self.conv2(self.norm2(y, *given).relu())
@@ -103,6 +105,9 @@ class ResidualDown2d(nn.Module):
     Shape:
         `(N, in_channels, H, W)` to `(N, out_channels, H // 2, W // 2)`, or `(N, out_channels, H, W)`.
 
+    Raises:
+        ValueError: If the map has another number of channels, or is too small to be halved.
+
     Example:
         >>> import torch
         >>> ResidualDown2d(4, 8)(torch.randn(2, 4, 8, 8)).shape
@@ -126,6 +131,7 @@ class ResidualDown2d(nn.Module):
         super().__init__()
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         hidden = out_channels if first else in_channels
+        self.in_channels = in_channels
         self.downsample = downsample
         self.first = first
         self.conv1 = _convolution(in_channels, hidden, 3, math.sqrt(2), options)
@@ -137,9 +143,18 @@ class ResidualDown2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The map, halved or not."""
+        _check_map(self, x, smallest=2 if self.downsample else 1)
         y = self.conv1(x if self.first else x.relu())
         y = self.conv2(y.relu())
         if self.downsample:
             # The mean and a 1x1 convolution may change places; this order is cheaper.
             return F.avg_pool2d(y, 2) + self.shortcut(F.avg_pool2d(x, 2))
         return y + self.shortcut(x)
+
+
+def _check_map(block: Any, x: Tensor, smallest: int) -> None:
+    if x.dim() != 4 or x.shape[1] != block.in_channels or min(x.shape[2:]) < smallest:
+        raise ValueError(
+            f"{type(block).__name__} takes maps of shape (N, {block.in_channels}, H, W), H and W at "
+            f"least {smallest}, got {tuple(x.shape)}"
+        )

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32
+from gan_blocks._math import at_least_float32, without_autocast
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveInt
 
@@ -80,8 +80,9 @@ class SelfAttention2d(nn.Module):
 
     def shares(self, x: Tensor) -> Tensor:
         r"""$\beta$: how much each position takes from each other, `(N, HW, positions)`."""
-        s = self.g(x).flatten(2).mT @ self._halved(self.f(x)).flatten(2)
-        return at_least_float32(s).softmax(2)
+        g, f = self.g(x).flatten(2), self._halved(self.f(x)).flatten(2)
+        with without_autocast(x):  # products of half precision may leave its range
+            return (at_least_float32(g).mT @ at_least_float32(f)).softmax(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """The map with what the positions took from each other."""

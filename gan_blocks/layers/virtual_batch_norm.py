@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from gan_blocks._math import at_least_float32
 from gan_blocks.spec import block
@@ -121,10 +122,19 @@ class VirtualBatchNorm(nn.Module):
             variance = c * of_x + (1 - c) * of_reference
         else:
             raise RuntimeError(
-                "VirtualBatchNorm has no reference: wrap the network, WithReference(network, reference)"
+                "VirtualBatchNorm has no reference: wrap the network, "
+                "WithReference(network, reference), and let each layer run as often as for the reference"
             )
         scale = torch.rsqrt(variance + self.eps) * self.weight
         return torch.addcmul(self.bias.view(shape), centred, scale.view(shape)).to(x.dtype)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # Statistics of large features do not fit into half precision.
+        kept = self.frozen
+        super()._apply(fn, recurse)
+        if kept is not None and self.frozen is not None and not kept.is_meta:
+            self.frozen = kept.to(self.frozen.device)
+        return self
 
     def _freeze(self, collected: list[_Statistics]) -> None:
         self.frozen = torch.stack([torch.stack([s.mean, s.variance]) for s in collected]).detach()
@@ -145,7 +155,8 @@ class VirtualBatchNorm(nn.Module):
     def _load_from_state_dict(  # type: ignore[override]
         self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        for name in ("frozen", "frozen_sizes"):
+        # A state that has this layer says whether it is frozen.
+        for name in ("frozen", "frozen_sizes") if prefix + "weight" in state_dict else ():
             saved = state_dict.get(prefix + name)
             here = None if saved is None else torch.empty_like(saved, device=self.weight.device)
             setattr(self, name, here)
@@ -168,6 +179,7 @@ class WithReference(nn.Module):
 
     Raises:
         ValueError: If the network has no `VirtualBatchNorm` or the reference is empty.
+        TypeError: If a forward gets a tensor by name.
 
     Example:
         >>> import torch
@@ -199,7 +211,12 @@ class WithReference(nn.Module):
         return tuple(self.get_buffer(f"reference_{i}") for i in range(self._count))
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """What the network gives on the inputs."""
+        """What the network gives on the inputs; the options go into the reference's pass too."""
+        named = [name for name, value in options.items() if isinstance(value, Tensor)]
+        if named:
+            raise TypeError(
+                f"pass {', '.join(named)} by position, so that the reference has one of its own"
+            )
         layers = self._layers()
         if self.frozen:
             statistics = [layer._frozen_statistics() for layer in layers]
@@ -219,12 +236,14 @@ class WithReference(nn.Module):
         return all(layer.frozen is not None for layer in self._layers())
 
     @torch.no_grad()
-    def freeze(self) -> None:
+    def freeze(self, **options: Any) -> None:
         """Fix the statistics as they are with the present weights, for inference.
+
+        The options are the network's, as in a forward.
 
         They lie in `state_dict` from then on, and a network that loads it is frozen too.
         """
-        for layer, collected in zip(self._layers(), self._statistics(), strict=True):
+        for layer, collected in zip(self._layers(), self._statistics(**options), strict=True):
             layer._freeze(collected)
 
     def unfreeze(self) -> None:
@@ -254,14 +273,16 @@ class WithReference(nn.Module):
 
 @contextmanager
 def _running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Batch norm layers normalise as ever, but do not learn from the reference."""
-    kept = [
-        (m, m.momentum) for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-    ]
+    """Layers with running statistics normalise as ever, but do not learn from the reference."""
+    norms = [m for m in network.modules() if isinstance(m, _NormBase) and m.training]
+    kept = [(m, m.track_running_stats, m.momentum) for m in norms]
     try:
-        for module, _ in kept:
-            module.momentum = 0.0
+        for module in norms:
+            if isinstance(module, _BatchNorm):
+                module.track_running_stats = False
+            else:
+                module.momentum = 0.0
         yield
     finally:
-        for module, momentum in kept:
-            module.momentum = momentum
+        for module, track, momentum in kept:
+            module.track_running_stats, module.momentum = track, momentum

@@ -141,8 +141,9 @@ class R3GANGenerator(nn.Module):
         `(N, latent_dim)`, and labels `(N,)` with classes, to `(N, channels, image_size, image_size)`.
 
     Raises:
-        ValueError: If the size does not fit the number of widths, a width the groups, latent vectors
-            have another shape, or labels are missing or needless.
+        ValueError: If the size does not fit the number of widths, a width times `expansion` is no
+            multiple of `group_width`, latent vectors have another shape, or labels are missing or
+            needless.
 
     Example:
         >>> import torch
@@ -196,7 +197,7 @@ class R3GANGenerator(nn.Module):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images from latent vectors."""
         check_latents(self, z)
-        codes = [self.classes(each) for each in labels_for(self, labels)]
+        codes = [self.classes(each) for each in labels_for(self, labels, len(z))]
         return self.layers(torch.cat([z, *codes], dim=1))
 
 
@@ -229,8 +230,8 @@ class R3GANDiscriminator(nn.Module):
         `(N, channels, image_size, image_size)`, and labels `(N,)` with classes, to `(N,)`.
 
     Raises:
-        ValueError: If the size does not fit the number of widths, a width the groups, images have
-            another shape, or labels are missing or needless.
+        ValueError: If the size does not fit the number of widths, a width times `expansion` is no
+            multiple of `group_width`, images have another shape, or labels are missing or needless.
 
     Example:
         >>> import torch
@@ -285,6 +286,6 @@ class R3GANDiscriminator(nn.Module):
         """Logits of images."""
         check_images(self, x)
         y = self.layers(x)
-        for each in labels_for(self, labels):
+        for each in labels_for(self, labels, len(x)):
             y = y * self.classes(each)
         return y.sum(1)

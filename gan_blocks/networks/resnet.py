@@ -70,6 +70,10 @@ class ResNetGenerator(nn.Module):
         super().__init__()
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         side = smallest_map(image_size, len(widths) - 1)
+        if num_classes and len(widths) == 1:
+            raise ValueError(
+                "classes act in the blocks that double the map: give two widths at least"
+            )
         self.latent_dim = latent_dim
         self.num_classes = num_classes
         self.first = nn.Sequential(
@@ -93,11 +97,16 @@ class ResNetGenerator(nn.Module):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images from latent vectors."""
         check_latents(self, z)
-        given = labels_for(self, labels)
+        given = labels_for(self, labels, len(z))
         x = self.first(z)
         for up in self.blocks:
             x = up(x, *given)
         return self.last(x)
+
+
+class _SumOfPixels(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu().sum((2, 3))
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True)
@@ -138,9 +147,10 @@ class ResNetDiscriminator(nn.Module):
         >>> discriminator = ResNetDiscriminator(channels=1, widths=(16, 16, 32))
         >>> discriminator(torch.rand(2, 1, 28, 28)).shape
         torch.Size([2])
-        >>> maps = FeatureExtractor(discriminator, ["blocks.0", "blocks.2", ""])  # in one forward
+        >>> layers = ["blocks.0", "blocks.2", "pool", ""]  # the last one is the network itself
+        >>> maps = FeatureExtractor(discriminator, layers)  # in one forward
         >>> [tuple(x.shape) for x in maps(torch.rand(2, 1, 28, 28)).values()]
-        [(2, 16, 14, 14), (2, 32, 7, 7), (2,)]
+        [(2, 16, 14, 14), (2, 32, 7, 7), (2, 32), (2,)]
 
     Reference:
         Miyato et al., "Spectral Normalization for Generative Adversarial Networks", 2018,
@@ -175,13 +185,13 @@ class ResNetDiscriminator(nn.Module):
                 for i, (before, after) in enumerate(pairs)
             )
         )
+        self.pool = _SumOfPixels()
         if num_classes:
             self.head: nn.Module = ProjectionHead(widths[-1], num_classes, **options)
         else:
-            linear = nn.Linear(widths[-1], 1, **options)
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
-            self.head = nn.Sequential(linear, nn.Flatten(0))
+            self.head = nn.Linear(widths[-1], 1, **options)
+            nn.init.xavier_uniform_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
         if spectral_norm:
             for layer in list(self.modules()):
                 if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
@@ -195,5 +205,5 @@ class ResNetDiscriminator(nn.Module):
                 f"ResNetDiscriminator takes images of shape (N, {self.channels}, H, W), H and W at "
                 f"least {smallest}, got {tuple(x.shape)}"
             )
-        given = labels_for(self, labels)
-        return self.head(self.blocks(x).relu().sum((2, 3)), *given)
+        given = labels_for(self, labels, len(x))
+        return self.head(self.pool(self.blocks(x)), *given).flatten()

@@ -222,7 +222,7 @@ def resnet_discriminator(block: Any, x: Tensor, labels: Tensor | None = None) ->
         x = residual_down(down, x)
     features = rectified(x).sum((2, 3))
     if labels is None:
-        linear = block.head[0]
+        linear = block.head
         return torch.cat([linear.weight @ row + linear.bias for row in features])
     linear, classes = block.head.linear, block.head.classes.weight
     return torch.cat(
