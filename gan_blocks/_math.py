@@ -40,6 +40,15 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype.itemsize < 4 else x
 
 
+def not_narrowed(before: Tensor, after: Tensor) -> Tensor:
+    """A buffer where a module was moved to, `after`, but in no smaller dtype than `before`."""
+    return (
+        after
+        if before.is_meta or after.dtype.itemsize >= before.dtype.itemsize
+        else before.to(after.device)
+    )
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Within it, operations on the device of x keep the dtypes they are given."""
     device = x.device.type

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32
+from gan_blocks._math import at_least_float32, not_narrowed
 from gan_blocks.distributed import all_reduce, mean, process_count
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, DecayRate, PositiveFloat
@@ -135,10 +135,9 @@ class GradientBalancer(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # An average of thousands of steps does not fit into half precision.
-        kept = self.sums, self.counts
+        sums, counts = self.sums, self.counts
         super()._apply(fn, recurse)
-        if not kept[0].is_meta:
-            self.sums, self.counts = (x.to(self.sums.device) for x in kept)
+        self.sums, self.counts = not_narrowed(sums, self.sums), not_narrowed(counts, self.counts)
         return self
 
 

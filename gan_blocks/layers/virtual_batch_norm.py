@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from gan_blocks._math import at_least_float32
+from gan_blocks._math import at_least_float32, not_narrowed
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt
 
@@ -132,8 +132,8 @@ class VirtualBatchNorm(nn.Module):
         # Statistics of large features do not fit into half precision.
         kept = self.frozen
         super()._apply(fn, recurse)
-        if kept is not None and self.frozen is not None and not kept.is_meta:
-            self.frozen = kept.to(self.frozen.device)
+        if kept is not None and self.frozen is not None:
+            self.frozen = not_narrowed(kept, self.frozen)
         return self
 
     def _freeze(self, collected: list[_Statistics]) -> None:
