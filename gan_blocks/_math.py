@@ -40,13 +40,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype.itemsize < 4 else x
 
 
-def not_narrowed(before: Tensor, after: Tensor) -> Tensor:
-    """A buffer where a module was moved to, `after`, but in no smaller dtype than `before`."""
-    return (
-        after
-        if before.is_meta or after.dtype.itemsize >= before.dtype.itemsize
-        else before.to(after.device)
-    )
+def kept_wide(before: Tensor, after: Tensor) -> Tensor:
+    """A buffer as a cast of its module left it, but in float32 where that is half precision."""
+    if after.dtype.itemsize >= 4 or before.is_meta:
+        return after
+    return before.to(after.device, torch.float32)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

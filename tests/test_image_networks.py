@@ -124,15 +124,27 @@ def test_every_bottleneck_learns_from_the_first_step_on():
 def test_scale_of_a_branch_falls_with_the_number_of_blocks():
     torch.manual_seed(0)
     gain2 = 2 / (1 + 0.2**2)
-    for stages in (1, 4):
-        network = gb.R3GANDiscriminator(32, 1, (64,) * stages, blocks_per_stage=4, group_width=16)
-        block = network.layers[1]
-        first, _, grouped = block.layers[:3]
+    for network, stages in (
+        (gb.R3GANDiscriminator(32, 1, (64,), blocks_per_stage=4), 1),
+        (gb.R3GANDiscriminator(32, 1, (64,) * 4, blocks_per_stage=4), 4),
+        (gb.R3GANGenerator(8, 32, 1, (64,) * 4, blocks_per_stage=4), 4),
+    ):
+        branches = [m.layers for m in network.layers if type(m).__name__ == "_Bottleneck"]
         depth = 4 * stages
-        assert first.weight.var().item() == pytest.approx(gain2 * depth**-0.5 / 64, rel=0.05)
-        fan_in = 16 * 9
-        assert grouped.weight.var().item() == pytest.approx(gain2 * depth**-0.5 / fan_in, rel=0.05)
-        assert grouped.groups == 128 // 16
+        assert len(branches) == depth
+        for place, fan_in in ((0, 64), (2, 16 * 9)):
+            variance = torch.cat([branch[place].weight.flatten() for branch in branches]).var()
+            assert variance.item() == pytest.approx(gain2 * depth**-0.5 / fan_in, rel=0.02)
+        assert all(branch[2].groups == 128 // 16 for branch in branches)
+
+
+def test_class_vectors_of_r3gan_start_as_a_linear_map_of_one_hot_vectors():
+    torch.manual_seed(0)
+    for network in (
+        gb.R3GANGenerator(400, 8, 1, (16,), num_classes=25),
+        gb.R3GANDiscriminator(8, 1, (400,), num_classes=25),
+    ):
+        assert network.classes.weight.std().item() == pytest.approx(0.2, rel=0.03)
 
 
 def test_cifar_networks_have_the_papers_widths():

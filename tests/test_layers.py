@@ -481,3 +481,44 @@ def test_extractor_refuses_unknown_names():
         FeatureExtractor(gan_blocks.MLPDiscriminator((2,)), ["layer.2"])
     with pytest.raises(ValueError, match="should be a list of layer names"):
         FeatureExtractor(nn.Sequential(nn.Linear(2, 2)), "0")
+
+
+# --- settings ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "defaults"),
+    [
+        (
+            {"block": "MinibatchDiscrimination", "in_features": 4},
+            {"num_kernels": 100, "kernel_dim": 5, "bias": False},
+        ),
+        ({"block": "MinibatchStdDev"}, {"group_size": 4, "num_channels": 1, "eps": 1e-8}),
+        ({"block": "VirtualBatchNorm", "num_features": 2}, {"eps": 1e-5}),
+        (
+            {"block": "ConditionalBatchNorm2d", "num_features": 2, "num_classes": 3},
+            {"eps": 1e-5, "momentum": 0.1},
+        ),
+        ({"block": "PixelNorm"}, {"eps": 1e-8}),
+        (
+            {"block": "SelfAttention2d", "in_channels": 8},
+            {"key_channels": None, "value_channels": None, "pool": False},
+        ),
+        (
+            {"block": "EqualizedLinear", "in_features": 2, "out_features": 3},
+            {"bias": True, "gain": 1.0, "lr_multiplier": 1.0},
+        ),
+        ({"block": "GaussianNoise"}, {"std": 0.1, "anneal_steps": 0}),
+        (
+            {"block": "DiffAugment"},
+            {"policy": ["color", "translation", "cutout"], "translation": 0.125, "cutout": 0.5},
+        ),
+        (
+            {"block": "ResidualDown2d", "in_channels": 2, "out_channels": 3},
+            {"downsample": True, "first": False},
+        ),
+    ],
+    ids=lambda x: x.get("block"),
+)
+def test_settings_left_out_are_those_of_the_papers(spec, defaults):
+    assert gan_blocks.to_spec(gan_blocks.build(spec)) == spec | defaults

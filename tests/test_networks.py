@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import gan_blocks
 from gan_blocks import (
     DCGANDiscriminator,
     DCGANGenerator,
@@ -106,7 +107,7 @@ def test_every_size_is_made_and_judged(size, channels):
     assert DCGANDiscriminator(size, channels, width=2)(images).shape == (2,)
 
 
-@pytest.mark.parametrize("size", [9, 18, 30, 36, 130, 256, 4])
+@pytest.mark.parametrize("size", [7, 9, 18, 30, 36, 130, 256, 4])
 def test_other_sizes_are_refused_with_those_that_work(size):
     with pytest.raises(ValueError, match=f"should be one of 8, 10, .* got {size}"):
         DCGANDiscriminator(size)
@@ -138,3 +139,50 @@ def test_wrong_images_and_latents_are_refused():
         DCGANGenerator(4, 8)(torch.randn(2, 3))
     with pytest.raises(ValueError, match=r"shape \(N, 1, 8, 8\), got \(2, 1, 9, 9\)"):
         DCGANDiscriminator(8)(torch.randn(2, 1, 9, 9))
+
+
+# --- settings ----------------------------------------------------------------------------------------
+
+
+DEFAULTS = {
+    "MLPGenerator": {
+        "width": 256,
+        "depth": 3,
+        "activation": "relu",
+        "norm": "none",
+        "output": "none",
+    },
+    "MLPDiscriminator": {"width": 256, "depth": 3, "activation": "leaky_relu", "norm": "none"}
+    | {"minibatch_kernels": 0},
+    "DCGANGenerator": {"latent_dim": 100, "image_size": 64, "channels": 1, "width": 64}
+    | {"norm": "batch"},
+    "DCGANDiscriminator": {"image_size": 64, "channels": 1, "width": 64, "norm": "batch"}
+    | {"minibatch_kernels": 0},
+    "ResNetGenerator": {"latent_dim": 128, "image_size": 32, "channels": 3, "widths": [256] * 4}
+    | {"num_classes": 0},
+    "ResNetDiscriminator": {"channels": 3, "widths": [128] * 4, "downsamplings": 2}
+    | {"num_classes": 0, "spectral_norm": True},
+    "R3GANGenerator": {"latent_dim": 64, "image_size": 32, "channels": 3, "widths": [768] * 4}
+    | {"blocks_per_stage": 2, "expansion": 2, "group_width": 16, "num_classes": 0},
+    "R3GANDiscriminator": {"image_size": 32, "channels": 3, "widths": [768] * 4}
+    | {"blocks_per_stage": 2, "expansion": 2, "group_width": 16, "num_classes": 0},
+    "PatchDiscriminator": {"channels": 3, "width": 64, "depth": 3, "norm": "instance"},
+    "MultiScaleDiscriminator": {"num_scales": 3, "channels": 3, "width": 64, "depth": 3}
+    | {"norm": "instance"},
+}
+REQUIRED = {
+    "MLPGenerator": {"latent_dim": 2, "output_shape": [2]},
+    "MLPDiscriminator": {"input_shape": [2]},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_settings_left_out_are_those_of_the_papers(name):
+    spec = {"block": name} | REQUIRED.get(name, {})
+    built = gan_blocks.to_spec(gan_blocks.build(spec, device="meta"))
+    assert built == spec | DEFAULTS[name]
+
+
+def test_every_network_has_its_settings_in_the_table():
+    networks = {e.name for e in gan_blocks.registry.list("network") if e.plugin == "builtin"}
+    assert networks == set(DEFAULTS)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32, not_narrowed
+from gan_blocks._math import at_least_float32, kept_wide
 from gan_blocks.distributed import all_reduce, mean, process_count
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, DecayRate, PositiveFloat
@@ -137,7 +137,7 @@ class GradientBalancer(nn.Module):
         # An average of thousands of steps does not fit into half precision.
         sums, counts = self.sums, self.counts
         super()._apply(fn, recurse)
-        self.sums, self.counts = not_narrowed(sums, self.sums), not_narrowed(counts, self.counts)
+        self.sums, self.counts = kept_wide(sums, self.sums), kept_wide(counts, self.counts)
         return self
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from gan_blocks._math import at_least_float32, not_narrowed
+from gan_blocks._math import at_least_float32, kept_wide
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt
 
@@ -133,7 +133,7 @@ class VirtualBatchNorm(nn.Module):
         kept = self.frozen
         super()._apply(fn, recurse)
         if kept is not None and self.frozen is not None:
-            self.frozen = not_narrowed(kept, self.frozen)
+            self.frozen = kept_wide(kept, self.frozen)
         return self
 
     def _freeze(self, collected: list[_Statistics]) -> None:
