@@ -42,7 +42,10 @@ from gan_blocks.networks.mlp import MLPDiscriminator, MLPGenerator
 from gan_blocks.networks.patch import MultiScaleDiscriminator, PatchDiscriminator
 from gan_blocks.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from gan_blocks.networks.resnet import ResNetDiscriminator, ResNetGenerator
+from gan_blocks.penalties.approximate import ApproximateR1Penalty, ApproximateR2Penalty
+from gan_blocks.penalties.dragan import DraganPenalty
 from gan_blocks.penalties.gradient import GradientPenalty
+from gan_blocks.penalties.lazy import Lazy
 from gan_blocks.penalties.r1 import R1Penalty
 from gan_blocks.penalties.r2 import R2Penalty
 
@@ -110,7 +113,15 @@ def gan_blocks_divergences() -> list[type]:
 
 @hookimpl
 def gan_blocks_penalties() -> list[type]:
-    return [GradientPenalty, R1Penalty, R2Penalty]
+    return [
+        GradientPenalty,
+        DraganPenalty,
+        R1Penalty,
+        R2Penalty,
+        ApproximateR1Penalty,
+        ApproximateR2Penalty,
+        Lazy,
+    ]
 
 
 @hookimpl

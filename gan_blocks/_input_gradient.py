@@ -16,15 +16,15 @@ def check_samples(*samples: Tensor) -> None:
             raise TypeError(f"the penalty needs a tensor of samples, got {type(x).__name__}")
         if not x.is_floating_point():
             raise TypeError(f"the penalty needs floating-point samples, got {x.dtype}")
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
-        )
 
 
 def input_gradient(critic: Critic, points: Tensor) -> Tensor:
     """The critic's gradient at each point, `(N, d)`, to be differentiated by the weights."""
     check_samples(points)
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
+        )
     _warn_of_batch_norm(critic)
     points = points.detach().requires_grad_()
     with torch.enable_grad():

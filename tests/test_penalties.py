@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gan_blocks
+import gan_blocks as gb
 from gan_blocks import GradientPenalty, R1Penalty, R2Penalty
 
 F64 = torch.float64
@@ -230,3 +231,132 @@ def test_training_with_the_penalty_reaches_the_wasserstein_distance():
         optimiser.step()
     gap = -loss.discriminator(critic(real), critic(fake)).detach()
     assert float(gap) == pytest.approx(2.0, abs=0.1)
+
+
+# --- DRAGAN, R1 and R2 by differences, lazy penalties ------------------------------------------------
+
+
+def with_weights(*weights):
+    w = torch.tensor(weights, dtype=torch.float64)
+    return lambda x: x.flatten(1) @ w
+
+
+@pytest.mark.parametrize("noise", ["uniform", "gaussian"])
+@pytest.mark.parametrize("n", [1, 2, 257])
+def test_dragan_of_a_linear_critic_is_exact_whatever_the_noise(noise, n):
+    x = torch.randn(n, 2, dtype=torch.float64)
+    value = gb.DraganPenalty(7.0, 2.0, noise)(with_weights(3.0, 4.0), x)
+    assert value.item() == pytest.approx(7 * (5 - 2) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("noise", "low", "high", "spread"), [("uniform", 0.0, 1.5, 0.3), ("gaussian", -6.0, 6.0, 0.5)]
+)
+def test_points_of_dragan_lie_where_the_source_draws_them(noise, low, high, spread):
+    seen = []
+
+    def critic(x):
+        seen.append(x.detach())
+        return x.sum(1)
+
+    torch.manual_seed(0)
+    real = 3.0 * torch.randn(4000, 3).sign()  # standard deviation 3
+    gb.DraganPenalty(noise=noise, scale=0.5)(critic, real)
+    moved = seen[0] - real
+    assert moved.min() >= low
+    assert moved.max() <= high
+    if noise == "uniform":
+        # 0.5 * 3 * alpha * u: mean 0.375, variance 2.25 (1/9 - 1/16); one alpha for a sample.
+        assert moved.mean().item() == pytest.approx(0.375, abs=0.02)
+        assert moved.std().item() == pytest.approx((2.25 * (1 / 9 - 1 / 16)) ** 0.5, rel=0.03)
+        correlation = torch.corrcoef(moved.T)[0, 1].item()
+        assert correlation == pytest.approx((1 / 12) / 4 / (1 / 9 - 1 / 16), abs=0.05)
+    else:
+        assert moved.std().item() == pytest.approx(spread, rel=0.03)
+        assert abs(torch.corrcoef(moved.T)[0, 1].item()) < 0.05
+
+
+@pytest.mark.parametrize("penalty", [gb.ApproximateR1Penalty, gb.ApproximateR2Penalty])
+def test_approximation_of_a_linear_critic_is_r1_with_gamma_of_2_lambda_sigma_squared(penalty):
+    torch.manual_seed(0)
+    x, critic = torch.randn(200_000, 2, dtype=torch.float64), with_weights(3.0, 4.0)
+    value = penalty(weight=10.0, sigma=0.2)(critic, x, x)
+    assert value.item() == pytest.approx(10 * 0.2**2 * 25, rel=0.02)
+    exact = gb.R1Penalty(gamma=2 * 10 * 0.2**2)(critic, x)
+    assert value.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+def test_approximation_tends_to_r1_and_its_gradient_to_that_of_r1():
+    torch.manual_seed(0)
+    critic = gb.MLPDiscriminator((2,), width=16, activation="tanh").double()
+    x = torch.randn(1, 2, dtype=torch.float64).expand(100_000, 2)
+    sigma = 1e-3
+    near = gb.ApproximateR1Penalty(1 / (2 * sigma**2), sigma)(critic, x)
+    exact = gb.R1Penalty(1.0)(critic, x[:1])
+    parameters = list(critic.parameters())[:-1]
+    a = torch.cat([g.flatten() for g in torch.autograd.grad(near, parameters)])
+    b = torch.cat([g.flatten() for g in torch.autograd.grad(exact, parameters)])
+    assert near.item() == pytest.approx(exact.item(), rel=0.02)
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.999
+    assert (a.norm() / b.norm()).item() == pytest.approx(1, rel=0.03)
+
+
+def test_both_logits_of_an_approximation_carry_the_gradient():
+    penalty = gb.ApproximateR1Penalty(1.0, 0.1)
+    clean, perturbed = (torch.randn(5, requires_grad=True) for _ in range(2))
+    penalty.from_logits(clean, perturbed).backward()
+    torch.testing.assert_close(clean.grad, -perturbed.grad)  # type: ignore[operator]
+    torch.testing.assert_close(clean.grad, 2 * (clean - perturbed).detach() / 5)
+    with pytest.raises(ValueError, match="should be of one shape"):
+        penalty.from_logits(torch.zeros(4, 1), torch.zeros(4))
+
+
+def test_approximation_needs_no_second_derivative_and_trains_the_critic_only():
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, g):  # type: ignore[override]
+            return g
+
+    weight = torch.tensor(2.0, requires_grad=True)
+    fake = torch.randn(4, 3, requires_grad=True)
+    value = gb.ApproximateR2Penalty()(lambda x: Once.apply(weight * x).sum(1), None, fake)
+    value.backward()
+    assert fake.grad is None
+    assert weight.grad is not None
+
+
+def test_lazy_penalty_is_the_penalty_on_average_and_leaves_the_critic_alone_between():
+    calls = []
+
+    def critic(x):
+        calls.append(1)
+        return x.sum(1)
+
+    penalty, real = gb.R1Penalty(2.0), torch.randn(3, 2)
+    lazy = gb.Lazy(penalty, every=4)
+    values = [lazy(critic, real, None).item() for _ in range(12)]
+    assert len(calls) == 3
+    assert values[0] == values[4] == values[8] == 4 * penalty(critic, real).item()
+    assert sum(values) / 12 == pytest.approx(penalty(critic, real).item())
+
+
+def test_lazy_penalty_counts_on_from_its_state():
+    lazy, fresh = (gb.Lazy(gb.R1Penalty(), every=3) for _ in range(2))
+    real = torch.randn(3, 2)
+    for _ in range(2):
+        lazy(lambda x: x.sum(1), real, None)
+    fresh.load_state_dict(lazy.state_dict())
+    assert [fresh.is_due(), fresh.calls] == [False, 2]
+    fresh(lambda x: x.sum(1), real, None)
+    assert fresh.is_due()
+
+
+def test_adam_of_a_lazy_penalty_is_stylegan2s():
+    arguments = gb.Lazy(gb.R1Penalty(), every=16).adam(0.0025, (0.0, 0.99))
+    assert arguments["lr"] == pytest.approx(0.0025 * 16 / 17)
+    assert arguments["betas"] == pytest.approx((0.0, 0.99 ** (16 / 17)))

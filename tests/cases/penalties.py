@@ -1,5 +1,6 @@
 """Cases of the penalties."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -32,10 +33,10 @@ def penalty_case(
         between = [e * x + (1 - e) * y for e, x, y in zip(epsilon, real, fake, strict=True)]
         return {"real": list(real), "fake": list(fake), "between": between}[where]
 
+    options.setdefault("call", lambda penalty, x, y, w1, w2: penalty(critic(w1, w2), x, y))
     return Case(
         spec,
         inputs=lambda make: (make(4, 1, 2, 3), make(4, 1, 2, 3), make(6, 5), make(5)),
-        call=lambda penalty, x, y, w1, w2: penalty(critic(w1, w2), x, y),
         reference=lambda penalty, x, y, w1, w2: torch.stack(
             [per_sample(norm_at(point, w1, w2)) for point in points(x, y)]
         ).mean(),
@@ -43,6 +44,28 @@ def penalty_case(
         detached=(0, 1),
         **options,
     )
+
+
+def around(penalty: Any, x: Tensor) -> list[Tensor]:
+    """The points of DRAGAN, by its code and by its paper."""
+    if penalty.noise == "gaussian":
+        noise = torch.randn(x.shape).to(x.dtype)
+        return [sample + penalty.scale * e for sample, e in zip(x, noise, strict=True)]
+    u, alpha = torch.rand(x.shape).to(x.dtype), torch.rand(len(x), 1, 1, 1).to(x.dtype)
+    numbers = x.detach().flatten()
+    average = numbers.sum() / len(numbers)
+    spread = (((numbers - average) ** 2).sum() / len(numbers)) ** 0.5
+    far = [sample + penalty.scale * spread * v for sample, v in zip(x, u, strict=True)]
+    return [a + t * (b - a) for a, b, t in zip(x, far, alpha, strict=True)]
+
+
+def squared_differences(penalty: Any, x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
+    noise = torch.randn(x.shape).to(x.dtype)
+    values = [
+        (critic(w1, w2)(a[None]) - critic(w1, w2)((a + penalty.sigma * e)[None])) ** 2
+        for a, e in zip(x.detach(), noise, strict=True)
+    ]
+    return penalty.weight * torch.cat(values).sum() / len(values)
 
 
 ONE_DRAW = {"permutation": "the points between real and fake are drawn in the order of the batch"}
@@ -63,4 +86,37 @@ PENALTIES = [
     ),
     penalty_case({"block": "R1Penalty"}, lambda norm: 5 * norm**2, "real"),
     penalty_case({"block": "R2Penalty", "gamma": 3}, lambda norm: 1.5 * norm**2, "fake"),
+    *(
+        Case(
+            {"block": "DraganPenalty", "weight": 3, "target": 0.5, "noise": noise, "scale": 0.4},
+            inputs=lambda make: (make(4, 1, 2, 3), make(6, 5), make(5)),
+            call=lambda penalty, x, w1, w2: penalty(critic(w1, w2), x),
+            reference=lambda penalty, x, w1, w2: torch.stack(
+                [3 * (norm_at(point, w1, w2) - 0.5) ** 2 for point in around(penalty, x)]
+            ).mean(),
+            batched=1,
+            detached=(0,),
+            note=noise,
+            expected_failures={"permutation": "the noise is drawn in the order of the batch"},
+        )
+        for noise in ("uniform", "gaussian")
+    ),
+    *(
+        Case(
+            {"block": name, "weight": 7, "sigma": 0.3},
+            inputs=lambda make: (make(4, 1, 2, 3), make(6, 5), make(5)),
+            call=lambda penalty, x, w1, w2: penalty(critic(w1, w2), x, x),
+            reference=squared_differences,
+            batched=1,
+            detached=(0,),
+            expected_failures={"permutation": "the noise is drawn in the order of the batch"},
+        )
+        for name in ("ApproximateR1Penalty", "ApproximateR2Penalty")
+    ),
+    penalty_case(
+        {"block": "Lazy", "penalty": {"block": "R1Penalty", "gamma": 3}, "every": 4},
+        lambda norm: 4 * 1.5 * norm**2,
+        "real",
+        call=lambda penalty, x, y, w1, w2: copy.deepcopy(penalty)(critic(w1, w2), x, y),
+    ),
 ]

@@ -1,0 +1,159 @@
+"""R1 and R2 without a second derivative."""
+
+import torch
+from torch import Tensor, nn
+
+from gan_blocks._input_gradient import check_samples
+from gan_blocks._math import at_least_float32
+from gan_blocks.spec import block
+from gan_blocks.types import ALL_FLOATS, Critic, NonNegativeFloat, PositiveFloat
+
+
+class _Approximation(nn.Module):
+    def __init__(self, weight: float, sigma: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.sigma = sigma
+
+    def perturbed(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        r"""$x + \sigma\varepsilon$, to be judged beside $x$; `generator` draws the noise."""
+        check_samples(x)
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=torch.float32)
+        wide = noise.to(at_least_float32(x).dtype)
+        return x.detach() + (self.sigma * wide).to(x.dtype)
+
+    def from_logits(self, logits: Tensor, perturbed_logits: Tensor) -> Tensor:
+        """The penalty from logits that the loss has already computed, which saves a forward.
+
+        Args:
+            logits: The critic's output on the samples, with gradient.
+            perturbed_logits: Its output on the perturbed ones, with gradient too.
+        """
+        if logits.shape != perturbed_logits.shape:
+            raise ValueError(
+                f"logits {tuple(logits.shape)} and perturbed_logits {tuple(perturbed_logits.shape)} "
+                "should be of one shape"
+            )
+        difference = at_least_float32(logits) - at_least_float32(perturbed_logits)
+        return self.weight * difference.square().mean()
+
+    def _penalty(self, critic: Critic, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        x = x.detach()
+        return self.from_logits(critic(x), critic(self.perturbed(x, generator=generator)))
+
+
+@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+class ApproximateR1Penalty(_Approximation):
+    r"""R1 by finite differences, for critics that cannot be differentiated twice.
+
+    $$\lambda\, \mathbb{E}_{x \sim p,\, \varepsilon \sim N(0, I)}
+      \left(D(x) - D(x + \sigma\varepsilon)\right)^2.$$
+
+    For small $\sigma$ it is the [`R1Penalty`][gan_blocks.R1Penalty] with
+    $\gamma = 2\lambda\sigma^2$, exactly so for a linear critic, and needs first derivatives only: fused
+    attention and sharded or compiled critics work. **Both** logits carry the gradient; without it on
+    one of them the direction is wrong. In bfloat16 the difference is lost in the rounding of the
+    logits where $\sigma$ is small.
+
+    Args:
+        weight: $\lambda$.
+        sigma: $\sigma$, in the unit of the samples; the paper has 0.01 for images and 0.1 for video.
+
+    Shape:
+        Samples of shape `(N, ...)`; the critic maps them to logits of any shape, over which the mean
+        is taken. The result is a scalar of at least float32.
+
+    Raises:
+        ValueError: If the shapes of the logits differ.
+
+    Example:
+        >>> import torch
+        >>> from gan_blocks import MLPDiscriminator
+        >>> critic, penalty = MLPDiscriminator((2,)), ApproximateR1Penalty()
+        >>> real = torch.randn(8, 2)
+        >>> value = penalty(critic, real)
+
+        Without a second forward on the samples, inside a training step:
+
+        >>> logits = critic(real)
+        >>> value = penalty.from_logits(logits, critic(penalty.perturbed(real)))
+
+    Reference:
+        Lin et al., "Diffusion Adversarial Post-Training for One-Step Video Generation" (APT), 2025,
+        arXiv:2501.08316, section 3.4.
+    """
+
+    def __init__(self, weight: NonNegativeFloat = 100.0, sigma: PositiveFloat = 0.01) -> None:
+        super().__init__(weight, sigma)
+
+    def forward(
+        self,
+        critic: Critic,
+        real: Tensor,
+        fake: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The penalty, weight included.
+
+        Args:
+            critic: The critic, or any function of a batch.
+            real: Real samples.
+            fake: Not used.
+            generator: Draws the noise; torch's global one if left out.
+        """
+        return self._penalty(critic, real, generator)
+
+
+@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+class ApproximateR2Penalty(_Approximation):
+    r"""R2 by finite differences, for critics that cannot be differentiated twice.
+
+    $$\lambda\, \mathbb{E}_{z,\, \varepsilon \sim N(0, I)}
+      \left(D(G(z)) - D(G(z) + \sigma\varepsilon)\right)^2.$$
+
+    As [`ApproximateR1Penalty`][gan_blocks.ApproximateR1Penalty], at generated samples; they are
+    detached, so it trains the critic only.
+
+    Args:
+        weight: $\lambda$.
+        sigma: $\sigma$, in the unit of the samples.
+
+    Shape:
+        Samples of shape `(N, ...)`; the critic maps them to logits of any shape, over which the mean
+        is taken. The result is a scalar of at least float32.
+
+    Raises:
+        ValueError: If the shapes of the logits differ.
+
+    Example:
+        >>> import torch
+        >>> from gan_blocks import MLPDiscriminator
+        >>> critic, penalty = MLPDiscriminator((2,)), ApproximateR2Penalty()
+        >>> value = penalty(critic, None, torch.randn(8, 2))
+
+    Reference:
+        Lin et al., "Diffusion Adversarial Post-Training for One-Step Video Generation" (APT), 2025,
+        arXiv:2501.08316, section 3.4, at the generated samples.
+    """
+
+    def __init__(self, weight: NonNegativeFloat = 100.0, sigma: PositiveFloat = 0.01) -> None:
+        super().__init__(weight, sigma)
+
+    def forward(
+        self,
+        critic: Critic,
+        real: Tensor | None,
+        fake: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The penalty, weight included.
+
+        Args:
+            critic: The critic, or any function of a batch.
+            real: Not used.
+            fake: Generated samples.
+            generator: Draws the noise; torch's global one if left out.
+        """
+        return self._penalty(critic, fake, generator)
