@@ -467,7 +467,7 @@ def test_term_that_does_not_fit_its_features_is_refused_before_the_first_step(
 def test_feature_matching_on_unknown_layers_is_refused(write, train):
     status, message = train(write(("[data]", MATCHING[1].replace("layers.2", "layers.99"))))
     assert status == 2
-    assert "auxiliary.layers: layers should be" in message
+    assert "auxiliary.layers: the network has no layer 'layers.99'" in message
     assert "layers.0" in message
 
 
