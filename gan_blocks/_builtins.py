@@ -5,6 +5,8 @@ from gan_blocks.auxiliary.feature_matching import FeatureMatchingLoss
 from gan_blocks.auxiliary.gradient_balancer import GradientBalancer
 from gan_blocks.auxiliary.historical_averaging import HistoricalAveraging
 from gan_blocks.auxiliary.layerwise_feature_matching import LayerwiseFeatureMatchingLoss
+from gan_blocks.auxiliary.lecam import LeCamRegularizer
+from gan_blocks.auxiliary.orthogonal import OrthogonalRegularizer
 from gan_blocks.constraints.weight_clipper import WeightClipper
 from gan_blocks.divergences.alpha import AlphaDivergence
 from gan_blocks.divergences.gan import GANDivergence
@@ -77,6 +79,8 @@ def gan_blocks_auxiliary() -> list[type]:
         HistoricalAveraging,
         AdaptiveWeight,
         GradientBalancer,
+        LeCamRegularizer,
+        OrthogonalRegularizer,
     ]
 
 

@@ -44,6 +44,8 @@ TESTS = {
     "divergences": ["test_divergences.py", "test_losses.py"],
     "auxiliary": ["test_auxiliary.py", "test_layers.py"],
     "layers": ["test_layers.py", "test_minibatch_layers.py", "test_image_layers.py"],
+    "penalties": ["test_penalties.py"],
+    "constraints": ["test_constraints.py"],
     "networks": ["test_networks.py", "test_image_networks.py"],
 }
 SWAPS = ["Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "Add_Mul", "Mul_Add"]

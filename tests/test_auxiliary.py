@@ -440,3 +440,74 @@ def test_balancer_says_what_is_wrong_before_it_counts():
         with pytest.raises(ValueError, match=text):
             balancer(losses, at)
     assert balancer.counts.tolist() == [0]
+
+
+# --- LeCam and orthogonal regularisation -----------------------------------------------------------
+
+
+def test_lecam_anchors_start_at_the_first_batch_and_follow_slowly():
+    regularizer = gan_blocks.LeCamRegularizer(1.0, decay=0.9, form="paper")
+    real, fake = torch.full((4,), 2.0), torch.full((4,), -1.0)
+    assert regularizer(real, fake).item() == pytest.approx(9 + 9)
+    # Averages of 0.9 * first + second, over 1.9.
+    moved = regularizer(real + 1, fake)
+    anchor_real = (0.9 * 2 + 3) / 1.9
+    assert moved.item() == pytest.approx((3 + 1) ** 2 + (-1 - anchor_real) ** 2)
+
+
+def test_lecam_anchors_get_no_gradient_and_stand_still_in_evaluation():
+    regularizer = gan_blocks.LeCamRegularizer(1.0)
+    real, fake = torch.tensor([2.0, 4.0], requires_grad=True), torch.zeros(2, requires_grad=True)
+    regularizer(real, fake).backward()
+    torch.testing.assert_close(real.grad, real.detach())  # 2 (x - 0) / 2
+    torch.testing.assert_close(fake.grad, torch.full((2,), -3.0))  # -2 (3 - 0) / 2
+    regularizer.eval()
+    before = regularizer.sums.clone()
+    regularizer(real + 10, fake)
+    assert torch.equal(regularizer.sums, before)
+
+
+def test_lecam_forgets_a_step_that_overflowed():
+    regularizer = gan_blocks.LeCamRegularizer(1.0)
+    real, fake = torch.ones(4), -torch.ones(4)
+    expected = regularizer(real, fake)
+    regularizer(real * torch.inf, fake)
+    torch.testing.assert_close(regularizer(real, fake), expected)
+
+
+def test_lecam_keeps_averages_of_each_sub_discriminator_in_its_state():
+    regularizer = gan_blocks.LeCamRegularizer(1.0, discriminators=2, combine="mean")
+    one, two = gan_blocks.LeCamRegularizer(1.0), gan_blocks.LeCamRegularizer(1.0)
+    fresh = gan_blocks.LeCamRegularizer(1.0, discriminators=2, combine="mean")
+    real, fake = torch.randn(2, 2, 5)
+    for _ in range(3):
+        real, fake = real + torch.randn(2, 5), fake - torch.randn(2, 5)
+        fresh.load_state_dict(regularizer.state_dict())
+        value = regularizer(list(real), list(fake))
+        expected = (one(real[0], fake[0]) + two(real[1], fake[1])) / 2
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(fresh(list(real), list(fake)), value)
+    with pytest.raises(ValueError, match="2 sub-discriminators, got the logits of 1"):
+        regularizer(real[0], fake[0])
+
+
+def test_orthogonal_regulariser_is_zero_on_orthogonal_rows_only():
+    layer = torch.nn.Linear(5, 3)
+    torch.nn.init.orthogonal_(layer.weight)
+    free, unit = gan_blocks.OrthogonalRegularizer(1.0), gan_blocks.OrthogonalRegularizer(1.0, True)
+    assert free(layer) < 1e-10
+    assert unit(layer) < 1e-10
+    layer.weight.data *= 2
+    assert free(layer) < 1e-10
+    assert unit(layer).item() == pytest.approx(3 * (4 - 1) ** 2, rel=1e-4)
+
+
+def test_orthogonal_regulariser_looks_at_maps_only_and_at_each_once():
+    shared = torch.nn.Linear(3, 3)
+    layers = [shared, torch.nn.BatchNorm1d(3), torch.nn.Embedding(4, 3), shared]
+    regularizer = gan_blocks.OrthogonalRegularizer(1.0)
+    torch.testing.assert_close(regularizer(torch.nn.Sequential(*layers)), regularizer(shared))
+    frozen = torch.nn.Linear(3, 3).requires_grad_(False)
+    for module in (frozen, torch.nn.BatchNorm1d(3), torch.nn.Embedding(4, 3)):
+        with pytest.raises(ValueError, match="no weight of two dimensions"):
+            regularizer(module)

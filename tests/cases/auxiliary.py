@@ -1,6 +1,7 @@
 """Cases of the auxiliary terms."""
 
 import copy
+import itertools
 from typing import Any
 
 import torch
@@ -123,6 +124,37 @@ def shares(balancer: Any, output: Tensor, y: Tensor, z: Tensor) -> Tensor:
     return balancer.total_norm * (first + second)
 
 
+def held_to_the_other_side(regularizer: Any, real: Tensor, fake: Tensor) -> Tensor:
+    """The first step, in which the averages are the means."""
+    above = [x - float(fake.sum() / len(fake)) for x in real]
+    below = [float(real.sum() / len(real)) - x for x in fake]
+    if regularizer.form == "code":
+        above, below = ([x if x > 0 else 0 * x for x in side] for side in (above, below))
+    squares = [torch.stack([x**2 for x in side]).sum() / len(side) for side in (above, below)]
+    return regularizer.weight * (squares[0] + squares[1])
+
+
+def module_with(w: Tensor, v: Tensor) -> nn.Module:
+    """A linear map and a transposed convolution with these weights."""
+    convolution = nn.ConvTranspose2d(v.shape[0], v.shape[1], 1, device="meta")
+    module = nn.Sequential(nn.Linear(w.shape[1], w.shape[0], device="meta"), convolution)
+    for layer, weight in zip(module, (w, v), strict=True):
+        layer._parameters.clear()
+        layer.weight = weight if weight.requires_grad else weight.clone().requires_grad_()
+    return module
+
+
+def products_of_rows(regularizer: Any, w: Tensor, v: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=w.dtype)
+    for rows in (w, v.transpose(0, 1).flatten(1)):
+        for i, j in itertools.product(range(len(rows)), repeat=2):
+            if i != j:
+                total = total + (rows[i] * rows[j]).sum() ** 2
+            elif regularizer.unit_norm:
+                total = total + ((rows[i] ** 2).sum() - 1) ** 2
+    return regularizer.weight * total
+
+
 AUXILIARY += [
     *(
         Case(
@@ -173,4 +205,28 @@ AUXILIARY += [
         {"weight": 2, "layers": "mean", "discriminators": "mean", "relative": True}, "relative"
     ),
     layerwise({"distance": "l2", "relative": True, "layer_weights": [0.5, 3]}, "weights"),
+    *(
+        Case(
+            {"block": "LeCamRegularizer", "weight": 2, "decay": 0.7, "form": form},
+            inputs=lambda make: (make(4), make(6)),
+            reference=held_to_the_other_side,
+            note=form,
+            expected_failures={
+                "gradient": "the averages take in the batch, and have no gradient",
+                "double_backward": "likewise",
+            },
+        )
+        for form in ("code", "paper")
+    ),
+    *(
+        Case(
+            {"block": "OrthogonalRegularizer", "weight": 3, "unit_norm": unit_norm},
+            inputs=lambda make: (make(3, 4), make(2, 3, 1, 1)),
+            call=lambda regularizer, w, v: regularizer(module_with(w, v)),
+            reference=products_of_rows,
+            batched=0,
+            note="unit-norm" if unit_norm else "",
+        )
+        for unit_norm in (False, True)
+    ),
 ]

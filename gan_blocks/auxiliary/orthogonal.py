@@ -1,0 +1,81 @@
+"""Orthogonal regularisation."""
+
+import torch
+from torch import Tensor, nn
+
+from gan_blocks._math import at_least_float32
+from gan_blocks.spec import block
+from gan_blocks.types import NonNegativeFloat
+
+
+@block(double_backward=True, distributed=True)
+class OrthogonalRegularizer(nn.Module):
+    r"""Pulls the rows of a network's weights towards being orthogonal to each other.
+
+    With each weight of two dimensions at least reshaped to a matrix $W$ with one row for each output,
+
+    $$\lambda \sum_W \left\|W W^\top \odot (1 - I)\right\|_F^2 \text{ (BigGAN)}, \qquad
+      \lambda \sum_W \left\|W W^\top - I\right\|_F^2 \text{ (with \texttt{unit\_norm})}.$$
+
+    The first leaves the lengths of the rows alone. Offsets and normalisation layers have no rows and
+    are left out, and so are embeddings, whose rows are classes.
+
+    Args:
+        weight: $\lambda$; BigGAN has 1e-4, for the generator.
+        unit_norm: Whether rows are asked for the length 1 too. Then no more than as many rows as
+            columns can be orthogonal.
+
+    Shape:
+        A module; the result is a scalar of at least float32.
+
+    Raises:
+        ValueError: If the module has no such weight.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> _ = layer.weight.data.copy_(torch.tensor([[3.0, 0.0], [1.0, 2.0]]))
+        >>> OrthogonalRegularizer(weight=1.0)(layer)
+        tensor(18., grad_fn=<MulBackward0>)
+
+    Reference:
+        Brock, Donahue and Simonyan, "Large Scale GAN Training for High Fidelity Natural Image
+        Synthesis" (BigGAN), 2019, arXiv:1809.11096, equation 3; with the lengths: Brock et al.,
+        "Neural Photo Editing with Introspective Adversarial Networks", 2017, arXiv:1609.07093,
+        section 3.3.
+    """
+
+    def __init__(self, weight: NonNegativeFloat = 1e-4, unit_norm: bool = False) -> None:
+        super().__init__()
+        self.weight = weight
+        self.unit_norm = unit_norm
+
+    def forward(self, module: nn.Module) -> Tensor:
+        """The sum over the module's weights, weight included."""
+        terms = [self._of_one(w) for w in _matrices(module)]
+        if not terms:
+            raise ValueError(
+                f"this {type(module).__name__} has no weight of two dimensions at least that requires "
+                "a gradient"
+            )
+        return self.weight * torch.stack(terms).sum()
+
+    def _of_one(self, w: Tensor) -> Tensor:
+        products = w @ w.T
+        itself = torch.eye(len(w), dtype=w.dtype, device=w.device)
+        away = products - itself if self.unit_norm else products * (1 - itself)
+        return away.square().sum()
+
+
+def _matrices(module: nn.Module) -> list[Tensor]:
+    """Each weight as one row for each output; transposed convolutions have their inputs first."""
+    found: dict[int, Tensor] = {}
+    for layer in module.modules():
+        weight = getattr(layer, "weight", None)
+        if isinstance(layer, nn.Embedding) or not isinstance(weight, Tensor) or weight.dim() < 2:
+            continue
+        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+        rows = weight.transpose(0, 1) if transposed else weight
+        if weight.requires_grad:
+            found[id(weight)] = at_least_float32(rows.flatten(1))
+    return list(found.values())
