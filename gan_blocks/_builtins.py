@@ -119,9 +119,9 @@ def gan_blocks_divergences() -> list[type]:
 def gan_blocks_penalties() -> list[type]:
     return [
         GradientPenalty,
-        DraganPenalty,
         R1Penalty,
         R2Penalty,
+        DraganPenalty,
         ApproximateR1Penalty,
         ApproximateR2Penalty,
         Lazy,

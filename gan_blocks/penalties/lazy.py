@@ -9,7 +9,7 @@ from gan_blocks.types import Critic, Penalty, PositiveInt
 
 @block(double_backward=True, autocast=True, distributed=True)
 class Lazy(nn.Module):
-    r"""Lazy regularisation: a penalty on every $k$-th step, $k$ times as strong.
+    r"""Lazy regularisation: a penalty on some steps only, and stronger there.
 
     The first call gives $k$ times the penalty, the next $k - 1$ calls give 0 without touching the
     critic, and so on. On average the gradient is that of the penalty on every step, at $1/k$ of its
