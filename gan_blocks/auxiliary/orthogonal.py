@@ -15,7 +15,7 @@ class OrthogonalRegularizer(nn.Module):
     With each weight of two dimensions at least reshaped to a matrix $W$ with one row for each output,
 
     $$\lambda \sum_W \left\|W W^\top \odot (1 - I)\right\|_F^2 \text{ (BigGAN)}, \qquad
-      \lambda \sum_W \left\|W W^\top - I\right\|_F^2 \text{ (with \texttt{unit\_norm})}.$$
+      \lambda \sum_W \left\|W W^\top - I\right\|_F^2 \text{ (with unit norm)}.$$
 
     The first leaves the lengths of the rows alone. Offsets and normalisation layers have no rows and
     are left out, and so are embeddings, whose rows are classes.
