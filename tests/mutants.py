@@ -43,7 +43,12 @@ TESTS = {
     "losses": ["test_losses.py"],
     "divergences": ["test_divergences.py", "test_losses.py"],
     "auxiliary": ["test_auxiliary.py", "test_layers.py"],
-    "layers": ["test_layers.py", "test_minibatch_layers.py", "test_image_layers.py"],
+    "layers": [
+        "test_layers.py",
+        "test_minibatch_layers.py",
+        "test_image_layers.py",
+        "test_distributed.py",
+    ],
     "penalties": ["test_penalties.py"],
     "constraints": ["test_constraints.py"],
     "networks": ["test_networks.py", "test_image_networks.py"],
@@ -134,6 +139,8 @@ def run_tests(mutant: Mutant, folder: str, subpackage: str) -> int:
     os.dup2(output, 2)
     torch.set_num_threads(1)
     common = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    # It runs the installed package, in processes of its own.
+    common += ["--deselect", "tests/test_distributed.py::test_two_processes_agree_with_one"]
     common += ["-W", "ignore::pytest.PytestAssertRewriteWarning", "--hypothesis-profile=mutants"]
     # That a test fails is enough to know; the smallest example takes long to find.
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]

@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
 # pyright: reportCallIssue=false, reportOptionalMemberAccess=false
 
+import copy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gan_blocks import MinibatchDiscrimination, MinibatchStdDev, distributed
+from gan_blocks import DCGANGenerator, MinibatchDiscrimination, MinibatchStdDev, distributed
 from gan_blocks.testing.checks import _gloo_groups
 
 F64 = torch.float64
@@ -31,7 +32,7 @@ def on_processes(function, count=2):
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-def test_two_processes_agree_with_one_in_every_claiming_case_and_under_ddp(tmp_path):
+def test_two_processes_agree_with_one(tmp_path):
     script = Path(__file__).with_name("two_processes.py")
     processes = [
         subprocess.Popen(
@@ -145,6 +146,31 @@ def test_parts_of_different_sizes_on_three_processes_give_the_whole(layer):
     parts = x.split([2, 4, 3])
     results = on_processes(lambda rank: layer(parts[rank]), 3)
     torch.testing.assert_close(torch.cat(results), layer(x))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_norm_of_a_network_takes_the_statistics_of_all_parts(momentum):
+    torch.manual_seed(0)
+    generator = DCGANGenerator(3, 8, width=2)
+    for norm in generator.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = momentum
+    z = torch.randn(9, 3)
+    parts = z.split([2, 4, 3])
+
+    def step(rank):
+        copied = copy.deepcopy(generator)
+        images = [copied(parts[rank]) for _ in range(2)]
+        return images[-1], copied
+
+    results = on_processes(step, 3)
+    generator(z)
+    torch.testing.assert_close(torch.cat([images for images, _ in results]), generator(z))
+    for _, copied in results:
+        for mine, wanted in zip(copied.buffers(), generator.buffers(), strict=True):
+            torch.testing.assert_close(mine, wanted)
+        torch.testing.assert_close(copied.eval()(z[:1]), generator.eval()(z[:1]))
+        generator.train()
 
 
 def test_initialisation_by_data_ends_the_same_on_all_processes():

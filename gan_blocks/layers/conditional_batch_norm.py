@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_blocks._labels import checked_labels
+from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt, Probability
 
 
-@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
 class ConditionalBatchNorm2d(nn.Module):
     r"""Batch normalisation whose scale and offset are learned for each class.
 
@@ -20,8 +21,7 @@ class ConditionalBatchNorm2d(nn.Module):
     for a sample of class $c$; $\gamma$ starts at 1 and $\beta$ at 0. In evaluation mode the running
     statistics take the place of the batch's.
 
-    The normalisation is `torch.nn.BatchNorm2d`, so each process takes the statistics of its own part
-    of the batch, and `torch.nn.SyncBatchNorm.convert_sync_batchnorm` changes that, on a GPU.
+    In a run of several processes the statistics are over the batch of all of them.
 
     Args:
         num_features: Channels of the map.
@@ -62,7 +62,7 @@ class ConditionalBatchNorm2d(nn.Module):
     ) -> None:
         super().__init__()
         self.num_features = num_features
-        self.norm = nn.BatchNorm2d(
+        self.norm = BatchNorm2d(
             num_features, eps, momentum, affine=False, device=device, dtype=dtype
         )
         self.weight = nn.Parameter(

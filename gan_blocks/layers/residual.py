@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_blocks._labels import labels_for
+from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.conditional_batch_norm import ConditionalBatchNorm2d
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
@@ -20,7 +21,7 @@ def _convolution(before: int, after: int, size: int, gain: float, options: Any) 
     return layer
 
 
-@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
 class ResidualUp2d(nn.Module):
     r"""A residual block of a generator, which doubles the map.
 
@@ -73,7 +74,7 @@ class ResidualUp2d(nn.Module):
     def _norm(self, channels: int, options: dict[str, Any]) -> nn.Module:
         if self.num_classes:
             return ConditionalBatchNorm2d(channels, self.num_classes, **options)
-        return nn.BatchNorm2d(channels, **options)
+        return BatchNorm2d(channels, **options)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The doubled map."""

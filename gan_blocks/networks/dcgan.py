@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
 from gan_blocks.networks._shapes import check_images, check_latents
@@ -14,7 +15,7 @@ from gan_blocks.types import NonNegativeInt, PositiveInt
 Norm = Literal["batch", "virtual", "layer", "none"]
 
 NORMS: dict[str, Any] = {
-    "batch": nn.BatchNorm2d,
+    "batch": BatchNorm2d,
     "virtual": VirtualBatchNorm,
     "layer": lambda channels, **options: nn.GroupNorm(1, channels, **options),
 }

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gan_blocks.layers._batch_norm import BatchNorm1d
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
 from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
@@ -23,7 +24,7 @@ ACTIVATIONS: dict[str, Any] = {
     "softplus": nn.Softplus,
 }
 NORMS: dict[str, Any] = {
-    "batch": nn.BatchNorm1d,
+    "batch": BatchNorm1d,
     "virtual": VirtualBatchNorm,
     "layer": nn.LayerNorm,
 }

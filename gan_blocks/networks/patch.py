@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
 
 PatchNorm = Literal["instance", "batch", "none"]
 _SLOPE = 0.2
-NORMS: dict[str, Any] = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
+NORMS: dict[str, Any] = {"instance": nn.InstanceNorm2d, "batch": BatchNorm2d}
 
 
 # Batch norm, where it is chosen, mixes the batch.

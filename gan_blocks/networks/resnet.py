@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
 from gan_blocks._labels import labels_for
+from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.projection_head import ProjectionHead
 from gan_blocks.layers.residual import ResidualDown2d, ResidualUp2d
 from gan_blocks.networks._shapes import Widths, check_latents, smallest_map
@@ -15,7 +16,7 @@ from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
 
 
-@block(double_backward=True, compile=True, autocast=True, batch_dependent=True)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
 class ResNetGenerator(nn.Module):
     r"""The residual generator of SN-GAN, from a latent vector to an image of any size.
 
@@ -85,7 +86,7 @@ class ResNetGenerator(nn.Module):
             for before, after in itertools.pairwise(widths)
         )
         self.last = nn.Sequential(
-            nn.BatchNorm2d(widths[-1], **options),
+            BatchNorm2d(widths[-1], **options),
             nn.ReLU(),
             nn.Conv2d(widths[-1], channels, 3, padding=1, **options),
             nn.Tanh(),
