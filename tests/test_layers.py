@@ -280,6 +280,16 @@ def test_the_reference_teaches_no_running_statistics(momentum):
     assert batch_norm.track_running_stats
 
 
+def test_the_reference_teaches_no_running_statistics_of_instance_norm():
+    norm, alone = (nn.InstanceNorm1d(2, track_running_stats=True) for _ in range(2))
+    x = torch.randn(4, 2, 6) + 5
+    WithReference(nn.Sequential(norm, VirtualBatchNorm(2)), torch.randn(8, 2, 6))(x)
+    alone(x)
+    torch.testing.assert_close(norm.running_mean, alone.running_mean)
+    torch.testing.assert_close(norm.running_var, alone.running_var)
+    assert norm.momentum == 0.1
+
+
 def test_a_tensor_by_name_would_meet_the_reference():
     class Conditional(nn.Module):
         def __init__(self):
@@ -507,6 +517,10 @@ def test_extractor_refuses_unknown_names():
         (
             {"block": "EqualizedLinear", "in_features": 2, "out_features": 3},
             {"bias": True, "gain": 1.0, "lr_multiplier": 1.0},
+        ),
+        (
+            {"block": "EqualizedConv2d", "in_channels": 2, "out_channels": 3, "kernel_size": 3},
+            {"stride": 1, "padding": 0, "bias": True, "gain": 1.0, "lr_multiplier": 1.0},
         ),
         ({"block": "GaussianNoise"}, {"std": 0.1, "anneal_steps": 0}),
         (

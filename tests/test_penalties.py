@@ -360,3 +360,34 @@ def test_adam_of_a_lazy_penalty_is_stylegan2s():
     arguments = gb.Lazy(gb.R1Penalty(), every=16).adam(0.0025, (0.0, 0.99))
     assert arguments["lr"] == pytest.approx(0.0025 * 16 / 17)
     assert arguments["betas"] == pytest.approx((0.0, 0.99 ** (16 / 17)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "defaults"),
+    [
+        ({"block": "GradientPenalty"}, {"weight": 10.0, "target": 1.0, "one_sided": False}),
+        (
+            {"block": "DraganPenalty"},
+            {"weight": 10.0, "target": 1.0, "noise": "uniform", "scale": 0.5},
+        ),
+        ({"block": "R1Penalty"}, {"gamma": 10.0}),
+        ({"block": "R2Penalty"}, {"gamma": 10.0}),
+        ({"block": "ApproximateR1Penalty"}, {"weight": 100.0, "sigma": 0.01}),
+        ({"block": "ApproximateR2Penalty"}, {"weight": 100.0, "sigma": 0.01}),
+        (
+            {"block": "Lazy", "penalty": {"block": "R1Penalty", "gamma": 10.0}},
+            {"every": 16},
+        ),
+        ({"block": "WeightClipper"}, {"bound": 0.01}),
+    ],
+    ids=lambda x: x.get("block"),
+)
+def test_settings_left_out_are_those_of_the_papers(spec, defaults):
+    assert gb.to_spec(gb.build(spec)) == spec | defaults
+
+
+def test_adam_of_a_lazy_penalty_starts_from_torchs_betas():
+    assert gb.Lazy(gb.R1Penalty(), every=1).adam(1.0) == {
+        "lr": 0.5,
+        "betas": (0.9**0.5, 0.999**0.5),
+    }
