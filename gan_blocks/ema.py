@@ -1,6 +1,7 @@
 """The moving average of a generator's weights."""
 
 import copy
+from operator import attrgetter, eq
 from typing import Any
 
 import torch
@@ -108,23 +109,21 @@ class EMA(nn.Module):
 
 
 def _matched(ours: nn.Module, theirs: nn.Module, kind: str) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters or buffers of two networks, by name, each once; theirs as ours are stored."""
-    mine, other = _of_all(ours, kind), _of_all(theirs, kind)
-    if {k: x.shape for k, x in mine.items()} != {k: x.shape for k, x in other.items()}:
+    """Parameters or buffers of two networks by name, each once, theirs in the dtype of ours.
+
+    Several times faster than `named_parameters`. Wrappers have none of their own.
+    """
+    owned = [[getattr(m, kind) for m in n.modules() if getattr(m, kind)] for n in (ours, theirs)]
+    same = [a.keys() for a in owned[0]] == [b.keys() for b in owned[1]]
+    pairs = list(zip(*owned, strict=True)) if same else []
+    mine = [x for a, _ in pairs for x in a.values() if x is not None]
+    other = [b[name] for a, b in pairs for name in a if b[name] is not None]
+    if not same or len(mine) != len(other) or not all(map(Tensor.is_same_size, mine, other)):
         raise ValueError(f"the model has other {kind[1:]} than the one that the average is of")
-    found = {id(x): (x, other[key]) for key, x in mine.items()}.values()
-    return [x for x, _ in found], [
-        y if y.dtype == x.dtype and y.device == x.device else y.to(x) for x, y in found
-    ]
-
-
-def _of_all(module: nn.Module, kind: str) -> dict[tuple[int, str], Tensor]:
-    """By the place of the module and the name in it; several times faster than `named_parameters`."""
-    # Wrappers have none of their own, and shift no number.
-    owners = (m for m in module.modules() if m._parameters or m._buffers)
-    return {
-        (i, name): x
-        for i, m in enumerate(owners)
-        for name, x in getattr(m, kind).items()
-        if x is not None
-    }
+    if len(set(map(id, mine))) < len(mine):  # shared ones
+        unique = {id(x): (x, y) for x, y in zip(mine, other, strict=True)}.values()
+        mine, other = [x for x, _ in unique], [y for _, y in unique]
+    for what in (attrgetter("dtype"), Tensor.get_device):
+        if not all(map(eq, map(what, mine), map(what, other))):
+            return mine, [y.to(x) for x, y in zip(mine, other, strict=True)]
+    return mine, other
