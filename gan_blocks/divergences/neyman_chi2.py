@@ -56,9 +56,11 @@ class NeymanChi2(FDivergence):
 
     def bound(self, real: Tensor, fake: Tensor) -> Tensor:
         # Both terms may overflow: e^-r on real samples and 2 e^(-f/2) on generated ones.
-        larger = torch.where(-real.amin() > -fake.amin() / 2, -math.inf, math.inf)
-        terms = self.activation(real).mean(), self.conjugate_of_activation(fake).mean()
-        return _Difference.apply(*terms, larger)
+        gain = 1 - (-real).exp_().mean()  # the mean of the activation
+        cost = 2 - 2 * (fake / -2).exp_().mean()
+        with torch.no_grad():
+            larger = torch.where(-real.amin() > -fake.amin() / 2, -math.inf, math.inf)
+        return _Difference.apply(gain, cost, larger)
 
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:
         return 2 * log_ratio
