@@ -40,9 +40,8 @@ class OrthogonalRegularizer(nn.Module):
 
     Reference:
         Brock, Donahue and Simonyan, "Large Scale GAN Training for High Fidelity Natural Image
-        Synthesis" (BigGAN), 2019, arXiv:1809.11096, equation 3; with the lengths: Brock et al.,
-        "Neural Photo Editing with Introspective Adversarial Networks", 2017, arXiv:1609.07093,
-        section 3.3.
+        Synthesis" (BigGAN), 2019, arXiv:1809.11096, section 3.1, equations 2 and 3. Its public code
+        adds half of this gradient, so its 1e-4 is 5e-5 here.
     """
 
     def __init__(self, weight: NonNegativeFloat = 1e-4, unit_norm: bool = False) -> None:
