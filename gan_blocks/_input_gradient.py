@@ -1,12 +1,20 @@
 """The critic's gradient with respect to its input, which penalties are made of."""
 
+import functools
+import inspect
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._logits import sub_critics
 from gan_blocks._math import at_least_float32
-from gan_blocks.types import Critic
+from gan_blocks.types import Critic, Logits
+
+_NAME = "the critic's output"
 
 
 def check_samples(*samples: Tensor) -> None:
@@ -16,29 +24,84 @@ def check_samples(*samples: Tensor) -> None:
             raise TypeError(f"the penalty needs a tensor of samples, got {type(x).__name__}")
         if not x.is_floating_point():
             raise TypeError(f"the penalty needs floating-point samples, got {x.dtype}")
+        if x.dim() == 0 or x.numel() == 0:
+            raise ValueError(
+                f"the penalty takes samples of shape (N, ...), none of it empty, got {tuple(x.shape)}"
+            )
 
 
-def input_gradient(critic: Critic, points: Tensor) -> Tensor:
-    """The critic's gradient at each point, `(N, d)`, to be differentiated by the weights."""
+def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
+    """The gradient of each sub-critic at each point, `(N, d)`, to be differentiated by the weights."""
     check_samples(points)
+    precision, points = _float32_for_float16(points), _wide(points.detach())
+    if torch.compiler.is_compiling():
+        with precision:
+            return by_torch_func(critic, points)
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
         )
     _warn_of_batch_norm(critic)
-    points = points.detach().requires_grad_()
-    with torch.enable_grad():
-        return gradient_of_logits(critic(points), points)
+    with (
+        torch.enable_grad(),
+        precision,
+        # What torch has compiled cannot be differentiated twice, so it runs as it was written.
+        torch.compiler.set_stance("force_eager"),
+    ):
+        points = points.requires_grad_()
+        return gradients_of_logits(critic(points), points)
 
 
-def gradient_of_logits(logits: Tensor, points: Tensor) -> Tensor:
-    """The gradient of each sample's logits with respect to that sample, flattened to `(N, d)`."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"the critic should return a tensor of logits, got {type(logits).__name__}")
-    if points.dim() < 2 or points.numel() == 0:
+def by_torch_func(critic: Critic, points: Tensor) -> list[Tensor]:
+    """The same by `torch.func`, which the compiler can differentiate twice."""
+
+    def sums(x: Tensor) -> tuple[Tensor, ...]:
+        logits = sub_critics(_NAME, critic(x))
+        _check_shapes(logits, [x] * len(logits))
+        return tuple(each.sum() for each in logits)
+
+    totals, pull_back = torch.func.vjp(sums, points)
+    return [
+        at_least_float32(_pulled(pull_back, totals, i)).reshape(len(points), -1)
+        for i in range(len(totals))
+    ]
+
+
+def _pulled(pull_back: Any, totals: tuple[Tensor, ...], i: int) -> Tensor:
+    seeds = tuple(torch.full_like(t, float(i == j)) for j, t in enumerate(totals))
+    return pull_back(seeds)[0]
+
+
+def gradients_of_logits(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """The gradient of each sample's logits with respect to that sample, flattened to `(N, d)`.
+
+    One for each sub-critic; `inputs` are those of all of them, or one for each.
+    """
+    outputs = sub_critics(_NAME, logits)
+    points = [inputs] * len(outputs) if isinstance(inputs, Tensor) else list(inputs)
+    if len(points) != len(outputs):
         raise ValueError(
-            f"the penalty takes samples of shape (N, ...), none of it empty, got {tuple(points.shape)}"
+            f"the logits come from {len(outputs)} sub-discriminators, but there are {len(points)} inputs"
         )
+    check_samples(*points)
+    _check_shapes(outputs, points)
+    return [_gradient(y, x) for y, x in zip(outputs, points, strict=True)]
+
+
+def refuse_float16(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> None:
+    """Logits of which the gradient would underflow: nothing can be made of them any more."""
+    for group in (logits, inputs):
+        for x in [group] if isinstance(group, Tensor) else group:
+            if isinstance(x, Tensor) and (
+                x.dtype == torch.float16 or _autocast(x) == torch.float16
+            ):
+                raise ValueError(
+                    "float16 holds no gradient below 6e-8, so the penalty may vanish: call "
+                    "penalty(critic, ...), which computes in float32, or use bfloat16"
+                )
+
+
+def _gradient(logits: Tensor, points: Tensor) -> Tensor:
     if not points.requires_grad:
         raise ValueError(
             "the inputs carry no gradient: call inputs.requires_grad_() before the critic sees them"
@@ -48,23 +111,81 @@ def gradient_of_logits(logits: Tensor, points: Tensor) -> Tensor:
         # Samples do not mix, so the gradient of the sum holds each sample's own. Where a layer
         # mixes them on purpose this is the gradient of the batch's sum, as in StyleGAN2.
         (gradient,) = torch.autograd.grad(
-            at_least_float32(logits).sum(), points, create_graph=True, allow_unused=True
+            logits.sum(), points, create_graph=True, allow_unused=True
         )
     if gradient is None:
         raise ValueError(
             "the critic's output does not depend on its input: is something detached, or computed "
             "under no_grad, inside the critic?"
         )
-    return at_least_float32(gradient).flatten(1)
+    return at_least_float32(gradient).reshape(len(points), -1)
+
+
+def _check_shapes(logits: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+    for y, x in zip(logits, inputs, strict=True):
+        one_each = y.dim() > 0 and (x.dim() > 1 or len(y) == len(x))
+        if not one_each and not (y.numel() == len(x) == 1):
+            raise ValueError(
+                f"the critic should return logits of each of {len(x)} samples, got shape "
+                f"{tuple(y.shape)} for samples of shape {tuple(x.shape)}; their sum or mean is the "
+                "penalty's business"
+            )
+
+
+# --- precision -----------------------------------------------------------------------------------
+
+
+def _autocast(x: Tensor) -> torch.dtype | None:
+    """The dtype that autocast uses on the device of x, if it is on."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def _float32_for_float16(points: Tensor) -> AbstractContextManager[Any]:
+    """Under float16 autocast the critic runs in float32: the gradient would underflow."""
+    if _autocast(points) == torch.float16:
+        return torch.autocast(points.device.type, enabled=False)
+    return nullcontext()
+
+
+def _wide(points: Tensor) -> Tensor:
+    if points.dtype == torch.float16 and _autocast(points) is None:
+        raise ValueError(
+            "the samples are float16 without autocast, and the gradient of a float16 critic vanishes: "
+            "keep weights and samples in float32 under autocast, or use bfloat16"
+        )
+    return points.float() if points.dtype == torch.float16 else points
+
+
+# --- batch norm ----------------------------------------------------------------------------------
 
 
 def _warn_of_batch_norm(critic: Critic) -> None:
-    for name, module in critic.named_modules() if isinstance(critic, nn.Module) else ():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            warnings.warn(
-                f"the critic's {name or 'module'} is a {type(module).__name__} in training mode: it "
-                "mixes the samples, so the gradient is not each sample's own and the penalty is not "
-                "what its paper defines; use layer, group or spectral normalisation in the critic",
-                stacklevel=5,
-            )
-            return
+    for module in _modules_of(critic):
+        for name, part in module.named_modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training:
+                warnings.warn(
+                    f"the critic's {name or 'module'} is a {type(part).__name__} in training mode: it "
+                    "mixes the samples, so the gradient is not each sample's own and the penalty is "
+                    "not what its paper defines; use layer, group or spectral normalisation in the "
+                    "critic",
+                    stacklevel=5,
+                )
+                return
+
+
+def _modules_of(critic: Any) -> Iterator[nn.Module]:
+    """The critic, or the modules that the function which stands for it mentions."""
+    if isinstance(critic, nn.Module):
+        yield critic
+    elif isinstance(critic, functools.partial):
+        yield from _modules_of(critic.func)
+    elif inspect.ismethod(critic):
+        yield from _modules_of(critic.__self__)
+    elif inspect.isfunction(critic):
+        mentioned = inspect.getclosurevars(critic)
+        for value in (mentioned.nonlocals | mentioned.globals).values():
+            if isinstance(value, nn.Module):
+                yield value

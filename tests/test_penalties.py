@@ -202,12 +202,18 @@ def test_wrong_use_is_explained(penalty):
         penalty(critic, None, None)
     with torch.inference_mode(), pytest.raises(RuntimeError, match=r"use torch\.no_grad"):
         penalty(critic, good, good)
-    with pytest.raises(TypeError, match="should return a tensor of logits"):
-        penalty(lambda x: [critic(x)], good, good)
+    with pytest.raises(
+        TypeError, match=r"critic's output should be a tensor, or a list.*item 1 is a l"
+    ):
+        penalty(lambda x: [critic(x), [x]], good, good)
+    with pytest.raises(ValueError, match="the critic's output is an empty list"):
+        penalty(lambda x: [], good, good)
+    with pytest.raises(ValueError, match=r"logits of each of 4 samples, got shape \(\)"):
+        penalty(lambda x: critic(x).mean(), good, good)
     with pytest.raises(ValueError, match="none of it empty"):
         penalty(critic, good[:0], good[:0])
-    with pytest.raises(ValueError, match=r"samples of shape \(N, \.\.\.\)"):
-        penalty(lambda x: x * 2, torch.randn(4), torch.randn(4))
+    with pytest.raises(ValueError, match=r"logits of each of 3 samples, got shape \(1,\)"):
+        penalty(critic, good[0], good[0])  # a sample without its batch
 
 
 def test_interpolation_needs_pairs():
@@ -365,17 +371,20 @@ def test_adam_of_a_lazy_penalty_is_stylegan2s():
 @pytest.mark.parametrize(
     ("spec", "defaults"),
     [
-        ({"block": "GradientPenalty"}, {"weight": 10.0, "target": 1.0, "one_sided": False}),
+        (
+            {"block": "GradientPenalty"},
+            {"weight": 10.0, "target": 1.0, "one_sided": False, "combine": "sum"},
+        ),
         (
             {"block": "DraganPenalty"},
-            {"weight": 10.0, "target": 1.0, "noise": "uniform", "scale": 0.5},
+            {"weight": 10.0, "target": 1.0, "noise": "uniform", "scale": 0.5, "combine": "sum"},
         ),
-        ({"block": "R1Penalty"}, {"gamma": 10.0}),
-        ({"block": "R2Penalty"}, {"gamma": 10.0}),
-        ({"block": "ApproximateR1Penalty"}, {"weight": 100.0, "sigma": 0.01}),
-        ({"block": "ApproximateR2Penalty"}, {"weight": 100.0, "sigma": 0.01}),
+        ({"block": "R1Penalty"}, {"gamma": 10.0, "combine": "sum"}),
+        ({"block": "R2Penalty"}, {"gamma": 10.0, "combine": "sum"}),
+        ({"block": "ApproximateR1Penalty"}, {"weight": 100.0, "sigma": 0.01, "combine": "sum"}),
+        ({"block": "ApproximateR2Penalty"}, {"weight": 100.0, "sigma": 0.01, "combine": "sum"}),
         (
-            {"block": "Lazy", "penalty": {"block": "R1Penalty", "gamma": 10.0}},
+            {"block": "Lazy", "penalty": {"block": "R1Penalty", "gamma": 10.0, "combine": "sum"}},
             {"every": 16},
         ),
         ({"block": "WeightClipper"}, {"bound": 0.01}),

@@ -4,16 +4,18 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks._input_gradient import check_samples
+from gan_blocks._logits import combined, sub_critics
 from gan_blocks._math import at_least_float32
 from gan_blocks.spec import block
-from gan_blocks.types import ALL_FLOATS, Critic, NonNegativeFloat, PositiveFloat
+from gan_blocks.types import ALL_FLOATS, Combine, Critic, Logits, NonNegativeFloat, PositiveFloat
 
 
 class _Approximation(nn.Module):
-    def __init__(self, weight: float, sigma: float) -> None:
+    def __init__(self, weight: float, sigma: float, combine: Combine) -> None:
         super().__init__()
         self.weight = weight
         self.sigma = sigma
+        self.combine: Combine = combine
 
     def perturbed(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         r"""$x + \sigma\varepsilon$, to be judged beside $x$; `generator` draws the noise."""
@@ -22,20 +24,22 @@ class _Approximation(nn.Module):
         wide = noise.to(at_least_float32(x).dtype)
         return x.detach() + (self.sigma * wide).to(x.dtype)
 
-    def from_logits(self, logits: Tensor, perturbed_logits: Tensor) -> Tensor:
+    def from_logits(self, logits: Logits, perturbed_logits: Logits) -> Tensor:
         """The penalty from logits that the loss has already computed, which saves a forward.
 
         Args:
             logits: The critic's output on the samples, with gradient.
             perturbed_logits: Its output on the perturbed ones, with gradient too.
         """
-        if logits.shape != perturbed_logits.shape:
+        clean = sub_critics("logits", logits)
+        perturbed = sub_critics("perturbed_logits", perturbed_logits)
+        shapes = [[tuple(x.shape) for x in group] for group in (clean, perturbed)]
+        if shapes[0] != shapes[1]:
             raise ValueError(
-                f"logits {tuple(logits.shape)} and perturbed_logits {tuple(perturbed_logits.shape)} "
-                "should be of one shape"
+                f"logits {shapes[0]} and perturbed_logits {shapes[1]} should be of one shape"
             )
-        difference = at_least_float32(logits) - at_least_float32(perturbed_logits)
-        return self.weight * difference.square().mean()
+        terms = [(x - y).square().mean() for x, y in zip(clean, perturbed, strict=True)]
+        return self.weight * combined(terms, self.combine)
 
     def _penalty(self, critic: Critic, x: Tensor, generator: torch.Generator | None) -> Tensor:
         x = x.detach()
@@ -58,10 +62,12 @@ class ApproximateR1Penalty(_Approximation):
     Args:
         weight: $\lambda$.
         sigma: $\sigma$, in the unit of the samples; the paper has 0.01 for images and 0.1 for video.
+        combine: How the penalties of several sub-discriminators are combined.
 
     Shape:
         Samples of shape `(N, ...)`; the critic maps them to logits of any shape, over which the mean
-        is taken. The result is a scalar of at least float32.
+        is taken, or to a list of such tensors, one for each sub-discriminator. The result is a scalar
+        of at least float32.
 
     Raises:
         ValueError: If the shapes of the logits differ.
@@ -83,8 +89,13 @@ class ApproximateR1Penalty(_Approximation):
         arXiv:2501.08316, section 3.4.
     """
 
-    def __init__(self, weight: NonNegativeFloat = 100.0, sigma: PositiveFloat = 0.01) -> None:
-        super().__init__(weight, sigma)
+    def __init__(
+        self,
+        weight: NonNegativeFloat = 100.0,
+        sigma: PositiveFloat = 0.01,
+        combine: Combine = "sum",
+    ) -> None:
+        super().__init__(weight, sigma, combine)
 
     def forward(
         self,
@@ -118,10 +129,12 @@ class ApproximateR2Penalty(_Approximation):
     Args:
         weight: $\lambda$.
         sigma: $\sigma$, in the unit of the samples.
+        combine: How the penalties of several sub-discriminators are combined.
 
     Shape:
         Samples of shape `(N, ...)`; the critic maps them to logits of any shape, over which the mean
-        is taken. The result is a scalar of at least float32.
+        is taken, or to a list of such tensors, one for each sub-discriminator. The result is a scalar
+        of at least float32.
 
     Raises:
         ValueError: If the shapes of the logits differ.
@@ -137,8 +150,13 @@ class ApproximateR2Penalty(_Approximation):
         arXiv:2501.08316, section 3.4, at the generated samples.
     """
 
-    def __init__(self, weight: NonNegativeFloat = 100.0, sigma: PositiveFloat = 0.01) -> None:
-        super().__init__(weight, sigma)
+    def __init__(
+        self,
+        weight: NonNegativeFloat = 100.0,
+        sigma: PositiveFloat = 0.01,
+        combine: Combine = "sum",
+    ) -> None:
+        super().__init__(weight, sigma, combine)
 
     def forward(
         self,

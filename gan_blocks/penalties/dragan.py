@@ -5,13 +5,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._input_gradient import check_samples, input_gradient
+from gan_blocks._input_gradient import check_samples, input_gradients
+from gan_blocks._logits import combined
 from gan_blocks._math import at_least_float32
 from gan_blocks.spec import block
-from gan_blocks.types import Critic, NonNegativeFloat
+from gan_blocks.types import Combine, Critic, NonNegativeFloat
 
 
-@block(double_backward=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
+@block(double_backward=True, compile=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
 class DraganPenalty(nn.Module):
     r"""The DRAGAN penalty: gradient norms near a target around the real samples.
 
@@ -32,10 +33,12 @@ class DraganPenalty(nn.Module):
         target: $k$.
         noise: Which of the two.
         scale: $c$; 0.5 in the code. For `gaussian` it is in the unit of the samples.
+        combine: How the penalties of several sub-discriminators are combined.
 
     Shape:
-        Real samples of shape `(N, ...)`; the critic maps them to logits of any shape, and several
-        logits of one sample are summed. The result is a scalar of at least float32.
+        Real samples of shape `(N, ...)`; the critic maps them to logits `(N, ...)`, of which those of
+        one sample are summed, or to a list of such tensors, one for each sub-discriminator. The
+        result is a scalar of at least float32.
 
     Raises:
         ValueError: If the critic's output does not depend on its input.
@@ -61,12 +64,14 @@ class DraganPenalty(nn.Module):
         target: NonNegativeFloat = 1.0,
         noise: Literal["uniform", "gaussian"] = "uniform",
         scale: NonNegativeFloat = 0.5,
+        combine: Combine = "sum",
     ) -> None:
         super().__init__()
         self.weight = weight
         self.target = target
         self.noise = noise
         self.scale = scale
+        self.combine: Combine = combine
 
     def forward(
         self,
@@ -94,7 +99,7 @@ class DraganPenalty(nn.Module):
             step = alpha.to(spread.dtype) * spread * u
         else:
             step = torch.randn(real.shape, **options).to(at_least_float32(real).dtype)
-        gradient = input_gradient(critic, real + (self.scale * step).to(real.dtype))
+        gradients = input_gradients(critic, real + (self.scale * step).to(real.dtype))
         # The norm's own derivative at 0 is 0 in torch; a root of a sum of squares gives NaN there.
-        distance = torch.linalg.vector_norm(gradient, dim=1) - self.target
-        return self.weight * distance.square().mean()
+        distances = [torch.linalg.vector_norm(g, dim=1) - self.target for g in gradients]
+        return self.weight * combined([d.square().mean() for d in distances], self.combine)

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._input_gradient import check_samples, input_gradient
+from gan_blocks._input_gradient import check_samples, input_gradients
+from gan_blocks._logits import combined
 from gan_blocks.spec import block
-from gan_blocks.types import Critic, NonNegativeFloat
+from gan_blocks.types import Combine, Critic, NonNegativeFloat
 
 
-@block(double_backward=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
+@block(double_backward=True, compile=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
 class GradientPenalty(nn.Module):
     r"""The gradient penalty of WGAN-GP, and its one-sided form.
 
@@ -29,10 +30,12 @@ class GradientPenalty(nn.Module):
         weight: $\lambda$.
         target: $k$, the norm that is asked for.
         one_sided: Whether only norms above the target cost (WGAN-LP).
+        combine: How the penalties of several sub-discriminators are combined.
 
     Shape:
-        Real and fake samples of one shape `(N, ...)`; the critic maps it to logits of any shape, and
-        several logits of one sample are summed. The result is a scalar of at least float32.
+        Real and fake samples of one shape `(N, ...)`; the critic maps them to logits `(N, ...)`, of
+        which those of one sample are summed, or to a list of such tensors, one for each
+        sub-discriminator. The result is a scalar of at least float32.
 
     Raises:
         ValueError: If the shapes differ, or the critic's output does not depend on its input.
@@ -60,11 +63,13 @@ class GradientPenalty(nn.Module):
         weight: NonNegativeFloat = 10.0,
         target: NonNegativeFloat = 1.0,
         one_sided: bool = False,
+        combine: Combine = "sum",
     ) -> None:
         super().__init__()
         self.weight = weight
         self.target = target
         self.one_sided = one_sided
+        self.combine: Combine = combine
 
     def forward(
         self,
@@ -93,7 +98,10 @@ class GradientPenalty(nn.Module):
         epsilon = torch.rand(shape, generator=generator, device=real.device, dtype=torch.float32)
         epsilon = epsilon.to(real.dtype)
         points = epsilon * real + (1 - epsilon) * fake
-        gradient = input_gradient(critic, points)
+        terms = [self._of_one(gradient) for gradient in input_gradients(critic, points)]
+        return self.weight * combined(terms, self.combine)
+
+    def _of_one(self, gradient: Tensor) -> Tensor:
         if self.one_sided:
             # Flat below the target, and so are all its derivatives; the norm's second one at 0 is NaN.
             squares = gradient.square().sum(1)
@@ -103,4 +111,4 @@ class GradientPenalty(nn.Module):
         else:
             # The norm's own derivative at 0 is 0 in torch; a root of a sum of squares gives NaN there.
             excess = torch.linalg.vector_norm(gradient, dim=1) - self.target
-        return self.weight * excess.square().mean()
+        return excess.square().mean()

@@ -60,10 +60,13 @@ class Lazy(nn.Module):
     ) -> Tensor:
         """The penalty times `every` where it is due, else 0."""
         due = self.is_due()
+        samples = [x for x in (real, fake) if isinstance(x, Tensor)]
+        if not samples:
+            raise TypeError("the penalty needs a tensor of samples, got neither real nor fake ones")
         self.calls += 1
         if due:
             return self.every * self.penalty(critic, real, fake, generator=generator)
-        return torch.zeros((), device=next(x for x in (real, fake) if x is not None).device)
+        return torch.zeros((), device=samples[0].device)
 
     def adam(self, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> dict[str, object]:
         """Adam's arguments, adjusted."""

@@ -1,15 +1,22 @@
 """The R1 penalty: gradients at real samples."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._input_gradient import gradient_of_logits, input_gradient
+from gan_blocks._input_gradient import gradients_of_logits, input_gradients, refuse_float16
+from gan_blocks._logits import combined
 from gan_blocks.spec import block
-from gan_blocks.types import Critic, NonNegativeFloat
+from gan_blocks.types import Combine, Critic, Logits, NonNegativeFloat
 
 
 @block(
-    double_backward=True, autocast=True, distributed=True, dtypes=("bfloat16", "float32", "float64")
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    dtypes=("bfloat16", "float32", "float64"),
 )
 class R1Penalty(nn.Module):
     r"""The R1 penalty: the squared norm of the critic's gradient at real samples.
@@ -22,10 +29,12 @@ class R1Penalty(nn.Module):
 
     Args:
         gamma: $\gamma$.
+        combine: How the penalties of several sub-discriminators are combined.
 
     Shape:
-        Samples of shape `(N, ...)`; the critic maps them to logits of any shape, and several logits
-        of one sample are summed. The result is a scalar of at least float32.
+        Samples of shape `(N, ...)`; the critic maps them to logits `(N, ...)`, of which those of one
+        sample are summed, or to a list of such tensors, one for each sub-discriminator. The result
+        is a scalar of at least float32.
 
     Raises:
         ValueError: If the critic's output does not depend on its input.
@@ -53,9 +62,10 @@ class R1Penalty(nn.Module):
         arXiv:1801.04406, equation 9.
     """
 
-    def __init__(self, gamma: NonNegativeFloat = 10.0) -> None:
+    def __init__(self, gamma: NonNegativeFloat = 10.0, combine: Combine = "sum") -> None:
         super().__init__()
         self.gamma = gamma
+        self.combine: Combine = combine
 
     def forward(
         self,
@@ -73,16 +83,24 @@ class R1Penalty(nn.Module):
             fake: Not used.
             generator: Not used; nothing is drawn.
         """
-        return self._penalty(input_gradient(critic, real))
+        return self._penalty(input_gradients(critic, real))
 
-    def from_logits(self, logits: Tensor, inputs: Tensor) -> Tensor:
+    def from_logits(self, logits: Logits, inputs: Tensor | Sequence[Tensor]) -> Tensor:
         """The penalty from logits that the loss has already computed, which saves a forward.
 
         Args:
-            logits: The critic's output on the inputs.
-            inputs: Real samples, with `requires_grad_()` set before the critic saw them.
-        """
-        return self._penalty(gradient_of_logits(logits, inputs))
+            logits: The critic's output, of one sub-discriminator or a list.
+            inputs: Real samples, with `requires_grad_()` set before the critic saw them; what it
+                has computed of them, where that is to be smooth: features that enter a head, or
+                images before they were augmented. A list has one entry for each
+                sub-discriminator.
 
-    def _penalty(self, gradient: Tensor) -> Tensor:
-        return self.gamma / 2 * gradient.square().sum(dim=1).mean()
+        Raises:
+            ValueError: Under float16, in which the gradient vanishes.
+        """
+        refuse_float16(logits, inputs)
+        return self._penalty(gradients_of_logits(logits, inputs))
+
+    def _penalty(self, gradients: list[Tensor]) -> Tensor:
+        terms = [gradient.square().sum(dim=1).mean() for gradient in gradients]
+        return self.gamma / 2 * combined(terms, self.combine)

@@ -1,0 +1,330 @@
+"""Penalties on every kind of critic, and in every way people run one."""
+
+import functools
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gan_blocks as gb
+from gan_blocks._input_gradient import by_torch_func, input_gradients
+
+F64 = torch.float64
+EXACT = [
+    gb.GradientPenalty(3.0),
+    gb.GradientPenalty(3.0, target=0.1, one_sided=True),
+    gb.DraganPenalty(3.0),
+    gb.R1Penalty(0.7),
+    gb.R2Penalty(0.7),
+]
+APPROXIMATE = [gb.ApproximateR1Penalty(0.7, 0.1), gb.ApproximateR2Penalty(0.7, 0.1)]
+exact = pytest.mark.parametrize("penalty", EXACT, ids=str)
+every = pytest.mark.parametrize("penalty", EXACT + APPROXIMATE, ids=str)
+
+
+def smooth_critic(*widths: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+def pair(*shape: int, dtype: torch.dtype = F64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    real, fake = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    return real.to(dtype), fake.to(dtype)
+
+
+def seeded(penalty, critic, real, fake):
+    torch.manual_seed(3)
+    return penalty(critic, real, fake)
+
+
+def by_weights(value: Tensor, critic: nn.Module) -> list[Tensor]:
+    gradients = torch.autograd.grad(value, list(critic.parameters()), allow_unused=True)
+    return [torch.zeros(()) if g is None else g for g in gradients]
+
+
+# --- several outputs -------------------------------------------------------------------------------
+
+
+@every
+@pytest.mark.parametrize("combine", ["sum", "mean"])
+def test_penalty_of_several_sub_discriminators_is_the_sum_or_the_mean_of_theirs(penalty, combine):
+    a, b = smooth_critic(6, 5, 1).double(), smooth_critic(6, 4, 2).double()
+    real, fake = pair(4, 2, 3)
+    combined = gb.build(gb.to_spec(penalty) | {"combine": combine})
+    together = seeded(combined, lambda x: [a(x), b(x)], real, fake)
+    # Every sub-discriminator looks at the same points.
+    apart = seeded(penalty, a, real, fake) + seeded(penalty, b, real, fake)
+    torch.testing.assert_close(together, apart if combine == "sum" else apart / 2)
+    for ours, expected in zip(by_weights(together, a), by_weights(apart, a), strict=True):
+        torch.testing.assert_close(ours, expected if combine == "sum" else expected / 2)
+
+
+@exact
+def test_a_sub_discriminator_that_ignores_its_input_is_refused(penalty):
+    critic = smooth_critic(3, 4, 1).double()
+    with pytest.raises(ValueError, match="does not depend on its input"):
+        penalty(lambda x: [critic(x), torch.zeros(len(x))], *pair(4, 3))
+
+
+@exact
+@pytest.mark.parametrize("n", [1, 5])
+def test_samples_may_be_numbers(penalty, n):
+    slope = 3.0
+    real, fake = pair(n)
+    expected = seeded(penalty, lambda x: slope * x[:, 0], real[:, None], fake[:, None])
+    torch.testing.assert_close(seeded(penalty, lambda x: slope * x, real, fake), expected)
+
+
+@exact
+def test_critic_may_squeeze_a_batch_of_one(penalty):
+    critic = smooth_critic(3, 4, 1).double()
+    real, fake = pair(1, 3)
+    expected = seeded(penalty, critic, real, fake)
+    torch.testing.assert_close(seeded(penalty, lambda x: critic(x).squeeze(), real, fake), expected)
+
+
+# --- other arguments, other inputs -----------------------------------------------------------------
+
+
+class Conditional(nn.Module):
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(3, 4)
+        self.norm = nn.BatchNorm1d(4) if norm else nn.Identity()
+        self.classes = nn.Embedding(2, 4)
+
+    def forward(self, x, labels):
+        return (self.norm(self.hidden(x)).tanh() * self.classes(labels)).sum(1)
+
+
+@every
+def test_labels_reach_the_critic_with_their_samples(penalty):
+    critic = Conditional().double()
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    real, fake = pair(5, 3)
+    whole = seeded(penalty, functools.partial(critic, labels=labels), real, fake)
+    torch.testing.assert_close(whole, seeded(penalty, lambda x: critic(x, labels), real, fake))
+    other = seeded(penalty, functools.partial(critic, labels=1 - labels), real, fake)
+    assert abs(whole.item() - other.item()) > 1e-3 * whole.item()
+    if isinstance(penalty, gb.R1Penalty):
+        each = [
+            penalty(functools.partial(critic, labels=k[None]), x[None])
+            for k, x in zip(labels, real, strict=True)
+        ]
+        torch.testing.assert_close(whole, torch.stack(each).mean())
+
+
+@exact
+@pytest.mark.parametrize("how", ["lambda", "partial", "method", "global"])
+def test_batch_norm_is_found_behind_a_function(penalty, how):
+    critic = Conditional(norm=True).double()
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    globals()["a_critic"] = critic
+    functions = {
+        "lambda": lambda x: critic(x, labels),
+        "partial": functools.partial(critic, labels=labels),
+        "method": functools.partial(critic.forward, labels=labels),
+        "global": lambda x: a_critic(x, torch.tensor([0, 1, 1, 0, 1])),  # noqa: F821 # pyright: ignore
+    }
+    with pytest.warns(UserWarning, match="the critic's norm is a BatchNorm1d in training mode"):
+        penalty(functions[how], *pair(5, 3))
+
+
+def test_gradient_by_images_that_were_not_augmented_yet():
+    torch.manual_seed(0)
+    critic, augment = smooth_critic(9, 4, 1).double(), nn.Linear(9, 9).double()
+    x, _ = pair(5, 9)
+    penalty = gb.R1Penalty(0.7)
+    images = x.clone().requires_grad_()
+    value = penalty.from_logits(critic(augment(images)), images)
+    torch.testing.assert_close(value, penalty(lambda x: critic(augment(x)), x))
+    jacobians = [
+        torch.autograd.functional.jacobian(lambda s: critic(augment(s[None]))[0, 0], s) for s in x
+    ]
+    expected = 0.35 * torch.stack([j.square().sum() for j in jacobians]).mean()  # type: ignore[union-attr]
+    torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize("combine", ["sum", "mean"])
+def test_gradient_by_the_features_that_enter_each_head(combine):
+    torch.manual_seed(0)
+    backbone = nn.Linear(3, 8).double().requires_grad_(False)
+    heads = [smooth_critic(5, 4, 1).double(), smooth_critic(3, 4, 2).double()]
+    x, _ = pair(5, 3)
+    features = [f.detach().requires_grad_() for f in backbone(x).split([5, 3], dim=1)]
+    logits = [head(f) for head, f in zip(heads, features, strict=True)]
+    penalty = gb.R1Penalty(0.7, combine)
+    value = penalty.from_logits(logits, features)
+    terms = [gb.R1Penalty(0.7)(head, f) for head, f in zip(heads, features, strict=True)]
+    torch.testing.assert_close(value, sum(terms) / (1 if combine == "sum" else 2))
+    with pytest.raises(ValueError, match="from 2 sub-discriminators, but there are 1 inputs"):
+        penalty.from_logits(logits, features[:1])
+
+
+def test_shared_inputs_of_several_sub_discriminators():
+    a, b = smooth_critic(6, 5, 1).double(), smooth_critic(6, 4, 2).double()
+    x, _ = pair(4, 6)
+    penalty, inputs = gb.R2Penalty(0.7), x.clone().requires_grad_()
+    value = penalty.from_logits([a(inputs), b(inputs)], inputs)
+    torch.testing.assert_close(value, penalty(lambda x: [a(x), b(x)], None, x))
+
+
+# --- three ways to one gradient --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (1, 4, 4)], ids=str)
+def test_autograd_torch_func_and_finite_differences_agree(shape):
+    d = math.prod(shape)
+    a, b = smooth_critic(max(d, 1), 5, 1).double(), smooth_critic(max(d, 1), 4, 2).double()
+    x, _ = pair(4, *shape)
+
+    def critic(x):
+        rows = x.reshape(len(x), -1)
+        return [a(rows), b(rows)]
+
+    by_autograd, by_func = input_gradients(critic, x), by_torch_func(critic, x)
+    step = 1e-5
+    for k, (p, q) in enumerate(zip(by_autograd, by_func, strict=True)):
+        assert p.shape == q.shape == (4, d)
+        torch.testing.assert_close(p, q)
+        for j in range(d):
+            away = torch.zeros(d, dtype=F64)
+            away[j] = step
+            away = away.reshape(shape)
+            slope = (critic(x + away)[k] - critic(x - away)[k]).sum(1) / (2 * step)
+            torch.testing.assert_close(p[:, j], slope, rtol=1e-6, atol=1e-8)
+    parameters = list(a.parameters())[:-1]
+    first = torch.autograd.grad(by_autograd[0].square().sum(), parameters)
+    second = torch.autograd.grad(by_func[0].square().sum(), parameters)
+    for p, q in zip(first, second, strict=True):
+        torch.testing.assert_close(p, q)
+
+
+# --- compiled --------------------------------------------------------------------------------------
+
+
+@every
+def test_compiled_step_with_the_penalty_equals_the_eager_one(penalty):
+    torch.compiler.reset()
+    a, b = smooth_critic(6, 5, 1), smooth_critic(6, 4, 2)
+    both, loss = nn.ModuleList([a, b]), gb.HingeLoss()
+    real, fake = pair(4, 6, dtype=torch.float32)
+
+    def step(real, fake):
+        logits = [[critic(x) for critic in both] for x in (real, fake)]
+        return loss.discriminator(*logits) + penalty(lambda x: [a(x), b(x)], real, fake)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    torch.manual_seed(3)
+    value = compiled(real, fake)
+    torch.manual_seed(3)
+    expected = step(real, fake)
+    torch.testing.assert_close(value, expected)
+    for p, q in zip(by_weights(value, both), by_weights(expected, both), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+@exact
+@pytest.mark.parametrize("how", ["whole", "in place", "a part", "a function"])
+def test_penalty_of_a_compiled_critic_is_that_of_the_plain_one(penalty, how):
+    torch.compiler.reset()
+    plain, critic = smooth_critic(6, 5, 1), smooth_critic(6, 5, 1)
+    critic.load_state_dict(plain.state_dict())
+    real, fake = pair(4, 6, dtype=torch.float32)
+    compiled: nn.Module = critic
+    if how == "in place":
+        critic.compile(backend="aot_eager")
+    elif how == "a part":
+        critic[1] = torch.compile(critic[1], backend="aot_eager")
+    else:
+        compiled = torch.compile(critic, backend="aot_eager")  # type: ignore[assignment]
+    compiled(real).sum().backward()  # as the loss has it
+    called = (lambda x: compiled(x)) if how == "a function" else compiled
+    value, expected = seeded(penalty, called, real, fake), seeded(penalty, plain, real, fake)
+    torch.testing.assert_close(value, expected)
+    for p, q in zip(by_weights(value, critic), by_weights(expected, plain), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+# --- half precision --------------------------------------------------------------------------------
+
+
+def tiny_slopes() -> nn.Sequential:
+    """A critic whose gradient by the input, 1e-8 of each sample, is no float16."""
+    critic = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 1))
+    nn.init.constant_(critic[0].weight, 1e-5)
+    nn.init.constant_(critic[2].weight, 1e-4 / 3.2)
+    return critic
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1e14])
+def test_r1_under_float16_autocast_is_that_of_float32(gamma):
+    critic, x = tiny_slopes(), pair(4, 64, dtype=torch.float32)[0]
+    penalty = gb.R1Penalty(gamma)
+    expected = penalty(critic, x)
+    assert expected > 0
+    for samples in (x, x.half()):
+        with torch.autocast("cpu", torch.float16):
+            value = penalty(critic, samples)
+        torch.testing.assert_close(value, expected, rtol=2e-3, atol=0)
+
+
+@every
+def test_training_step_under_float16_with_a_gradient_scaler(penalty):
+    torch.manual_seed(0)
+    critic = gb.PatchDiscriminator(channels=1, width=4, depth=1, norm="instance")
+    real, fake = torch.rand(2, 4, 1, 16, 16)
+    loss = gb.HingeLoss()
+    plain = loss.discriminator(critic(real), critic(fake)) + seeded(penalty, critic, real, fake)
+    expected = torch.cat([g.flatten() for g in by_weights(plain, critic)])
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    optimiser = torch.optim.SGD(critic.parameters(), lr=0.0)
+    with torch.autocast("cpu", torch.float16):
+        total = loss.discriminator(critic(real), critic(fake)) + seeded(penalty, critic, real, fake)
+    scaler.scale(total).backward()
+    scaler.unscale_(optimiser)
+    found = torch.cat([p.grad.flatten() for p in critic.parameters()])  # type: ignore[union-attr]
+    assert found.isfinite().all()
+    cosine = torch.nn.functional.cosine_similarity(found, expected, dim=0)
+    assert cosine > 0.99
+    scaler.step(optimiser)
+    scaler.update()
+    assert scaler.get_scale() == 2.0**12, "nothing overflowed"
+
+
+def test_float16_logits_are_refused_where_nothing_can_be_saved():
+    critic, x = tiny_slopes(), pair(4, 64, dtype=torch.float32)[0].requires_grad_()
+    with torch.autocast("cpu", torch.float16):
+        logits = critic(x)
+        with pytest.raises(ValueError, match="float16 holds no gradient below 6e-8"):
+            gb.R1Penalty().from_logits(logits.float(), x)
+    with pytest.raises(ValueError, match="float16 holds no gradient below 6e-8"):
+        gb.R2Penalty().from_logits([logits], x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert gb.R1Penalty().from_logits(critic(x), x) > 0
+
+
+@exact
+def test_float16_critic_without_autocast_is_refused(penalty):
+    critic = smooth_critic(3, 4, 1).half()
+    real, fake = pair(4, 3, dtype=torch.float16)
+    with pytest.raises(ValueError, match="float16 without autocast"):
+        penalty(critic, real, fake)
+
+
+# --- lazy ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_lazy_penalty_needs_samples_whether_due_or_not(calls):
+    lazy = gb.Lazy(gb.R1Penalty(), every=4)
+    lazy.calls = calls
+    with pytest.raises(TypeError, match="needs a tensor of samples"):
+        lazy(smooth_critic(3, 1), None, None)
+    assert lazy.calls == calls
