@@ -12,13 +12,14 @@ from pydantic.types import AllowInfNan
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from gan_blocks.errors import InvalidArgumentsError, Problem, UnknownBlockError
-from gan_blocks.types import AdversarialLoss, Constraint, Divergence, Kind, Penalty
+from gan_blocks.types import AdversarialLoss, Constraint, Divergence, Kind, Penalty, Schedule
 
 PROTOCOLS: dict[type, Kind] = {
     AdversarialLoss: "loss",
     Divergence: "divergence",
     Penalty: "penalty",
     Constraint: "constraint",
+    Schedule: "auxiliary",
 }
 """An argument annotated with one of these takes a block of that kind."""
 
@@ -126,26 +127,30 @@ class Nested:
     kind: Kind
     protocol: type
 
+    @property
+    def _noun(self) -> str:
+        return "schedule" if self.protocol is Schedule else self.kind
+
     def validate(self, value: Any, info: core_schema.ValidationInfo) -> Any:
         blocks = cast(Resolver, (info.context or {}).get("resolver", resolver))
         options = (info.context or {}).get("options", {})
         if isinstance(value, Mapping):
             try:
-                return blocks.build(value, self.kind, **options)
+                value = blocks.build(value, self.kind, **options)
             except (InvalidArgumentsError, UnknownBlockError) as error:
                 raise as_validation_error(error) from None
         if isinstance(value, type):
             raise complaint(f"takes an instance, not the class: {value.__name__}(...)")
         if isinstance(value, str):
             raise complaint(
-                f'should be a {self.kind} or a spec of one such as {{"block": "{value}"}}'
+                f'should be a {self._noun} or a spec of one such as {{"block": "{value}"}}'
             )
         actual = blocks.kind_of(type(value))
         if isinstance(value, self.protocol) and actual in (self.kind, None):
             return value
-        what = f"a {actual}" if actual else "no such block"
+        what = f"a {actual}" if actual not in (None, self.kind) else "no such block"
         raise complaint(
-            f'should be a {self.kind} or a spec of one such as {{"block": NAME}}, '
+            f'should be a {self._noun} or a spec of one such as {{"block": NAME}}, '
             f"got {shown(value)}, which is {what}"
         )
 

@@ -1,12 +1,15 @@
 """The library's own blocks, through the same hooks as any plugin's."""
 
 from gan_blocks.auxiliary.adaptive_weight import AdaptiveWeight
+from gan_blocks.auxiliary.consistency import ConsistencyRegularizer
 from gan_blocks.auxiliary.feature_matching import FeatureMatchingLoss
 from gan_blocks.auxiliary.gradient_balancer import GradientBalancer
 from gan_blocks.auxiliary.historical_averaging import HistoricalAveraging
 from gan_blocks.auxiliary.layerwise_feature_matching import LayerwiseFeatureMatchingLoss
 from gan_blocks.auxiliary.lecam import LeCamRegularizer
 from gan_blocks.auxiliary.orthogonal import OrthogonalRegularizer
+from gan_blocks.auxiliary.path_length import PathLengthPenalty
+from gan_blocks.auxiliary.schedule import CosineSchedule, LinearSchedule, StepSchedule
 from gan_blocks.constraints.weight_clipper import WeightClipper
 from gan_blocks.divergences.alpha import AlphaDivergence
 from gan_blocks.divergences.gan import GANDivergence
@@ -50,6 +53,7 @@ from gan_blocks.penalties.gradient import GradientPenalty
 from gan_blocks.penalties.lazy import Lazy
 from gan_blocks.penalties.r1 import R1Penalty
 from gan_blocks.penalties.r2 import R2Penalty
+from gan_blocks.penalties.scheduled import Scheduled
 
 
 @hookimpl
@@ -81,6 +85,11 @@ def gan_blocks_auxiliary() -> list[type]:
         GradientBalancer,
         LeCamRegularizer,
         OrthogonalRegularizer,
+        ConsistencyRegularizer,
+        PathLengthPenalty,
+        CosineSchedule,
+        LinearSchedule,
+        StepSchedule,
     ]
 
 
@@ -125,6 +134,7 @@ def gan_blocks_penalties() -> list[type]:
         ApproximateR1Penalty,
         ApproximateR2Penalty,
         Lazy,
+        Scheduled,
     ]
 
 

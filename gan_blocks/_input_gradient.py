@@ -60,7 +60,7 @@ def by_torch_func(critic: Critic, points: Tensor) -> list[Tensor]:
         _check_shapes(logits, [x] * len(logits))
         return tuple(each.sum() for each in logits)
 
-    totals, pull_back = torch.func.vjp(sums, points)
+    totals, pull_back = torch.func.vjp(sums, points)[:2]
     return [
         at_least_float32(_pulled(pull_back, totals, i)).reshape(len(points), -1)
         for i in range(len(totals))
@@ -186,6 +186,6 @@ def _modules_of(critic: Any) -> Iterator[nn.Module]:
         yield from _modules_of(critic.__self__)
     elif inspect.isfunction(critic):
         mentioned = inspect.getclosurevars(critic)
-        for value in (mentioned.nonlocals | mentioned.globals).values():
+        for value in (*mentioned.nonlocals.values(), *mentioned.globals.values()):
             if isinstance(value, nn.Module):
                 yield value

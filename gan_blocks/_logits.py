@@ -77,6 +77,17 @@ def pairs_of_critics(
     return list(zip(real, fake, strict=True))
 
 
+def squared_differences(
+    name: str, logits: Logits, other_name: str, other_logits: Logits
+) -> list[Tensor]:
+    """The mean of (x - y)^2 over logits of the same samples, of each sub-discriminator."""
+    first, second = sub_critics(name, logits), sub_critics(other_name, other_logits)
+    shapes = [[tuple(x.shape) for x in group] for group in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{name} {shapes[0]} and {other_name} {shapes[1]} should be of one shape")
+    return [(x - y).square().mean() for x, y in zip(first, second, strict=True)]
+
+
 def combined(terms: list[Tensor], how: Combine) -> Tensor:
     """The sum or the mean of the terms of the sub-discriminators."""
     total = torch.stack(terms).sum() if len(terms) > 1 else terms[0]

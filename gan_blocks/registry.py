@@ -236,7 +236,7 @@ class Registry:
         Example:
             >>> from gan_blocks import build
             >>> build({"block": "GradientPenalty", "weight": 5, "one_sided": True})
-            GradientPenalty(weight=5.0, target=1.0, one_sided=True)
+            GradientPenalty(weight=5.0, target=1.0, one_sided=True, combine='sum')
         """
         entry, arguments = self._split(spec, kind)
         plan = entry.blueprint

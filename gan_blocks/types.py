@@ -38,7 +38,7 @@ Kind = Literal["layer", "loss", "auxiliary", "divergence", "penalty", "constrain
 Logits = Tensor | Sequence[Tensor]
 """One tensor of realness logits, or one per sub-discriminator."""
 
-Critic = Callable[[Tensor], Tensor]
+Critic = Callable[[Tensor], Logits]
 """Anything that maps a batch to realness logits: a module, a function, a lambda."""
 
 
@@ -86,6 +86,17 @@ class Penalty(Protocol):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor: ...
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A number that changes from step to step."""
+
+    def __call__(self) -> Tensor: ...
+
+    def at(self, step: int) -> float: ...
+
+    def step(self) -> None: ...
 
 
 @runtime_checkable

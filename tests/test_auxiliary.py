@@ -511,3 +511,140 @@ def test_orthogonal_regulariser_looks_at_maps_only_and_at_each_once():
     for module in (frozen, torch.nn.BatchNorm1d(3), torch.nn.Embedding(4, 3)):
         with pytest.raises(ValueError, match="no weight of two dimensions"):
             regularizer(module)
+
+
+# --- path length -------------------------------------------------------------------------------------
+
+
+def one_pixel_images(w):
+    """Images of one channel and one pixel: the noise is N(0, 1) and the Jacobian a row."""
+    return (w @ torch.tensor([3.0, 4.0], dtype=w.dtype))[:, None, None]
+
+
+def test_path_length_is_the_jacobian_times_images_of_unit_norm():
+    torch.manual_seed(0)
+    a = torch.randn(5, 3 * 8 * 8, dtype=F64)
+    w = torch.randn(4000, 5, dtype=F64).requires_grad_()
+    penalty = gan_blocks.PathLengthPenalty(weight=1.0, decay=1 - 1e-9)  # from lengths of 0
+    value = penalty((w @ a).view(-1, 3, 8, 8), w)
+    # E|J^T y|^2 is |J|^2 over the number of pixels, 64 here, whatever the channels.
+    assert value.item() == pytest.approx(a.square().sum().item() / 64, rel=0.03)
+
+
+def test_average_of_path_lengths_starts_at_0_and_takes_in_the_batch_first():
+    w = torch.randn(6, 2).requires_grad_()
+    penalty, average = gan_blocks.PathLengthPenalty(weight=2.0, decay=0.75), 0.0
+    for seed in range(3):
+        draws = torch.Generator().manual_seed(seed)
+        lengths = 5 * torch.randn(6, 1, 1, generator=torch.Generator().manual_seed(seed)).abs()
+        value = penalty(one_pixel_images(w), w, generator=draws)
+        average = 0.75 * average + 0.25 * lengths.mean().item()
+        assert penalty.average.item() == pytest.approx(average, rel=1e-5)
+        expected = 2 * (lengths - average).square().mean().item()
+        assert value.item() == pytest.approx(expected, rel=1e-5)
+    fresh = gan_blocks.PathLengthPenalty()
+    fresh.load_state_dict(penalty.state_dict())
+    assert fresh.average == penalty.average
+    penalty.eval()
+    penalty(one_pixel_images(w), w)
+    assert fresh.average == penalty.average, "it stands still"
+    assert penalty.half().average.dtype == torch.float32
+
+
+def test_styles_of_layers_share_the_length():
+    x = torch.randn(6, 2)
+    layers = x[:, None].repeat(1, 7, 1).requires_grad_()
+    single = x.clone().requires_grad_()
+    draws = [torch.Generator().manual_seed(0) for _ in "ab"]
+    penalties = [gan_blocks.PathLengthPenalty(decay=0.0) for _ in "ab"]
+    penalties[0](one_pixel_images(single), single, generator=draws[0])
+    # Each of seven layers moves the image by a seventh: the root of the mean of the squares is so too.
+    penalties[1](one_pixel_images(layers.mean(1)), layers, generator=draws[1])
+    assert penalties[1].average.item() == pytest.approx(penalties[0].average.item() / 7, rel=1e-5)
+
+
+def test_path_lengths_train_the_generator_towards_one_length():
+    torch.manual_seed(0)
+    scale = torch.nn.Parameter(torch.tensor([1.0, 3.0]))
+    penalty = gan_blocks.PathLengthPenalty(decay=0.9)
+    optimiser = torch.optim.Adam([scale], lr=0.03)
+    for _ in range(300):
+        which = torch.arange(64) % 2
+        w = torch.randn(64, 16).requires_grad_()
+        value = penalty((scale[which, None] * w).view(64, 1, 4, 4), w)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+    assert (scale[0] / scale[1]).item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_path_length_of_a_constant_generator_is_finite():
+    scale = torch.zeros((), requires_grad=True)
+    w = torch.randn(4, 2).requires_grad_()
+    value = gan_blocks.PathLengthPenalty()((scale * w)[:, :, None], w)
+    value.backward()
+    assert value == 0
+    assert scale.grad is not None
+    assert scale.grad.isfinite()
+
+
+def test_overflowing_path_lengths_leave_no_trace():
+    penalty, w = gan_blocks.PathLengthPenalty(), torch.randn(4, 2).requires_grad_()
+    penalty(one_pixel_images(w), w)
+    before = penalty.average.clone()
+    assert not penalty(one_pixel_images(w * float("inf")), w).isfinite()
+    assert penalty.average == before
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda w: (one_pixel_images(w.clone()), w.clone()), "do not depend on w"),
+        (lambda w: (one_pixel_images(w.detach()), w), "do not depend on w"),
+        (lambda w: (one_pixel_images(w), w[:2]), r"got \(4, 1, 1\) and \(2, 2\)"),
+        (lambda w: (one_pixel_images(w)[:, 0, 0], w), r"images \(N, C, ...\)"),
+        (lambda w: (one_pixel_images(w), w[:, 0]), r"styles \(N, d\) or \(N, layers, d\)"),
+        (lambda w: (one_pixel_images(w)[:0], w[:0]), r"got \(0, 1, 1\)"),
+    ],
+)
+def test_path_length_says_what_is_wrong(make, text):
+    with pytest.raises(ValueError, match=text):
+        gan_blocks.PathLengthPenalty()(*make(torch.randn(4, 2).requires_grad_()))
+
+
+# --- consistency -------------------------------------------------------------------------------------
+
+
+def test_consistency_is_the_mean_square_whatever_the_shape_and_combines_sub_discriminators():
+    term = gan_blocks.ConsistencyRegularizer(weight=3.0)
+    x = torch.tensor([1.0, 2.0, 5.0, 0.0])
+    assert term(x, x.flip(0)) == term(x[:, None], x.flip(0)[:, None]) == 3 * (1 + 9 + 9 + 1) / 4
+    assert term(x.view(2, 1, 2), x.flip(0).view(2, 1, 2)) == 15
+    assert term([x, x], [x.flip(0), x]) == 15
+    mean = gan_blocks.ConsistencyRegularizer(weight=3.0, combine="mean")
+    assert mean([x, x], [x.flip(0), x]) == 7.5
+    assert term(1e4 * x, -1e4 * x).isfinite()
+    assert term(torch.tensor([6e4]).half(), torch.tensor([-6e4]).half()).isfinite()
+
+
+def test_both_sides_of_consistency_carry_the_gradient():
+    x, y = (torch.randn(5, requires_grad=True) for _ in "xy")
+    gan_blocks.ConsistencyRegularizer(weight=1.0)(x, y).backward()
+    torch.testing.assert_close(x.grad, 2 * (x - y).detach() / 5)
+    torch.testing.assert_close(y.grad, 2 * (y - x).detach() / 5)
+
+
+def test_consistency_never_broadcasts():
+    with pytest.raises(ValueError, match=r"logits \[\(4, 1\)\] and augmented_logits \[\(4,\)\]"):
+        gan_blocks.ConsistencyRegularizer()(torch.zeros(4, 1), torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("ConsistencyRegularizer", {"weight": 10.0, "combine": "sum"}),
+        ("PathLengthPenalty", {"weight": 2.0, "decay": 0.99}),
+    ],
+)
+def test_weights_left_out_are_those_of_the_sources(name, defaults):
+    assert to_spec(build({"block": name})) == {"block": name} | defaults

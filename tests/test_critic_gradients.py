@@ -241,7 +241,7 @@ def test_penalty_of_a_compiled_critic_is_that_of_the_plain_one(penalty, how):
     if how == "in place":
         critic.compile(backend="aot_eager")
     elif how == "a part":
-        critic[1] = torch.compile(critic[1], backend="aot_eager")
+        critic[1] = torch.compile(critic[1], backend="aot_eager")  # pyright: ignore[reportArgumentType]
     else:
         compiled = torch.compile(critic, backend="aot_eager")  # type: ignore[assignment]
     compiled(real).sum().backward()  # as the loss has it
@@ -258,8 +258,8 @@ def test_penalty_of_a_compiled_critic_is_that_of_the_plain_one(penalty, how):
 def tiny_slopes() -> nn.Sequential:
     """A critic whose gradient by the input, 1e-8 of each sample, is no float16."""
     critic = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 1))
-    nn.init.constant_(critic[0].weight, 1e-5)
-    nn.init.constant_(critic[2].weight, 1e-4 / 3.2)
+    for layer, size in ((critic[0], 1e-5), (critic[2], 1e-4 / 3.2)):
+        layer.weight.data.fill_(size)  # type: ignore[union-attr, operator]
     return critic
 
 

@@ -63,7 +63,7 @@ def test_numpy_numbers_are_numbers():
 
 
 def test_an_integer_is_a_float_and_is_recorded_as_one():
-    assert repr(gan_blocks.R1Penalty(5)) == "R1Penalty(gamma=5.0)"
+    assert repr(gan_blocks.R1Penalty(5)) == "R1Penalty(gamma=5.0, combine='sum')"
 
 
 def test_missing_argument_is_named():
@@ -215,7 +215,7 @@ def test_a_constructor_inherited_from_a_block_is_kept():
     class Child(gan_blocks.R1Penalty):
         pass
 
-    assert repr(Child(3)) == "Child(gamma=3.0)"
+    assert repr(Child(3)) == "Child(gamma=3.0, combine='sum')"
     assert "Child cannot be built: gama: unknown argument" in message(Child, gama=3)
 
 
@@ -252,6 +252,7 @@ def test_class_keeps_its_type_signature_and_documentation():
         "weight",
         "target",
         "one_sided",
+        "combine",
     ]
     assert "Gulrajani" in (gan_blocks.GradientPenalty.__doc__ or "")
     assert gan_blocks.GradientPenalty.__name__ == "GradientPenalty"
@@ -277,7 +278,13 @@ numbers = st.floats(0, 1e6).filter(lambda x: x == x)
 
 @given(numbers, numbers, st.booleans())
 def test_json_round_trip_is_exact(weight, target, one_sided):
-    spec = {"block": "GradientPenalty", "weight": weight, "target": target, "one_sided": one_sided}
+    spec = {
+        "block": "GradientPenalty",
+        "weight": weight,
+        "target": target,
+        "one_sided": one_sided,
+        "combine": "mean",
+    }
     assert to_spec(build(json.loads(json.dumps(spec)))) == spec
 
 
@@ -378,7 +385,7 @@ def test_spec_field_holds_a_plain_document_with_defaults_filled_in():
     config = Config(loss={"block": "HingeLoss"}, penalties=[gan_blocks.R1Penalty(gamma=2)])
     assert config.model_dump() == {
         "loss": {"block": "HingeLoss", "discriminator_scale": 1.0, "combine": "sum"},
-        "penalties": [{"block": "R1Penalty", "gamma": 2.0}],
+        "penalties": [{"block": "R1Penalty", "gamma": 2.0, "combine": "sum"}],
         "constraint": None,
     }
     assert Config.model_validate_json(config.model_dump_json()) == config

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks._input_gradient import check_samples
-from gan_blocks._logits import combined, sub_critics
+from gan_blocks._logits import combined, squared_differences
 from gan_blocks._math import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Critic, Logits, NonNegativeFloat, PositiveFloat
@@ -31,14 +31,7 @@ class _Approximation(nn.Module):
             logits: The critic's output on the samples, with gradient.
             perturbed_logits: Its output on the perturbed ones, with gradient too.
         """
-        clean = sub_critics("logits", logits)
-        perturbed = sub_critics("perturbed_logits", perturbed_logits)
-        shapes = [[tuple(x.shape) for x in group] for group in (clean, perturbed)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"logits {shapes[0]} and perturbed_logits {shapes[1]} should be of one shape"
-            )
-        terms = [(x - y).square().mean() for x, y in zip(clean, perturbed, strict=True)]
+        terms = squared_differences("logits", logits, "perturbed_logits", perturbed_logits)
         return self.weight * combined(terms, self.combine)
 
     def _penalty(self, critic: Critic, x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -230,3 +230,79 @@ AUXILIARY += [
         for unit_norm in (False, True)
     ),
 ]
+
+
+def images_of(w: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Images of two channels and three pixels; with styles of layers, the first two of them count."""
+    first, second = (w[:, 0], w[:, 1]) if w.dim() == 3 else (w, w)
+    return (torch.tanh(first @ a) + second @ b).view(len(w), 2, 3)
+
+
+def path_penalty(penalty: Any, w: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    w = w if w.requires_grad else w.detach().requires_grad_()
+    penalty = copy.deepcopy(penalty)
+    if w.dim() == 2:  # an average that stands still
+        penalty.eval().average.fill_(0.3)
+    return penalty(images_of(w, a, b), w)
+
+
+def spread_of_lengths(penalty: Any, w: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    noise = torch.randn(len(w), 2, 3).to(w.dtype) / 3**0.5
+    lengths = []
+    for i, y in enumerate(noise.flatten(1)):
+        style = w[i, 0] if w.dim() == 3 else w[i]
+        steep = y * (1 - torch.tanh(style @ a) ** 2)
+        by_first, by_second = a @ steep, b @ y
+        if w.dim() == 3:
+            squares = ((by_first**2).sum() + (by_second**2).sum()) / w.shape[1]
+        else:
+            squares = ((by_first + by_second) ** 2).sum()
+        lengths.append(squares**0.5)
+    average = 0.3
+    if w.dim() == 3:
+        average = (1 - penalty.decay) * sum(float(x) for x in lengths) / len(lengths)
+    return penalty.weight * torch.stack([(x - average) ** 2 for x in lengths]).sum() / len(w)
+
+
+def advanced(schedule: Any, x: Tensor) -> Tensor:
+    return schedule() * x
+
+
+AUXILIARY += [
+    *(
+        Case(
+            {"block": "PathLengthPenalty", "weight": 3, "decay": 0.75},
+            inputs=inputs,
+            call=path_penalty,
+            reference=spread_of_lengths,
+            batched=1,
+            note=note,
+            expected_failures=expected
+            | {"permutation": "the noise is drawn in the order of the batch"},
+        )
+        for inputs, note, expected in (
+            (lambda make: (make(4, 5), make(5, 6), make(5, 6)), "", {}),
+            (
+                lambda make: (make(4, 3, 5), make(5, 6), make(5, 6)),
+                "layers",
+                {"gradient": "the average has none, on purpose", "double_backward": "likewise"},
+            ),
+        )
+    ),
+    Case(
+        {"block": "ConsistencyRegularizer", "weight": 3},
+        inputs=lambda make: (make(4, 1), make(4, 1)),
+        reference=lambda term, x, y: (
+            3 * torch.stack([(a - b) ** 2 for a, b in zip(x[:, 0], y[:, 0], strict=True)]).sum() / 4
+        ),
+    ),
+    *(
+        Case(
+            {"block": name, "start": 0.5, "end": 2.0, "steps": 8},
+            inputs=lambda make: (make(4),),
+            call=advanced,
+            reference=lambda schedule, x: torch.stack([0.5 * value for value in x]),
+        )
+        for name in ("CosineSchedule", "LinearSchedule", "StepSchedule")
+    ),
+]

@@ -120,3 +120,42 @@ PENALTIES = [
         call=lambda penalty, x, y, w1, w2: copy.deepcopy(penalty)(critic(w1, w2), x, y),
     ),
 ]
+
+
+def list_case(spec: dict[str, Any], per_sample: Callable[[Tensor], Tensor]) -> Case:
+    """Two sub-discriminators, at real samples that are the generated ones too."""
+    return Case(
+        spec,
+        inputs=lambda make: (make(4, 1, 2, 3), make(6, 5), make(5), make(6, 2), make(2)),
+        call=lambda penalty, x, w1, w2, v1, v2: penalty(
+            lambda p: [critic(w1, w2)(p), critic(v1, v2)(p)], x, x
+        ),
+        reference=lambda penalty, x, w1, w2, v1, v2: (
+            torch.stack([per_sample(norm_at(p, *w)) for p in x for w in ((w1, w2), (v1, v2))]).sum()
+            / (2 * len(x) if penalty.combine == "mean" else len(x))
+        ),
+        batched=1,
+        detached=(0,),
+        note=f"list-{spec['combine']}",
+    )
+
+
+PENALTIES += [
+    list_case({"block": "R1Penalty", "gamma": 3, "combine": "sum"}, lambda norm: 1.5 * norm**2),
+    list_case({"block": "R2Penalty", "gamma": 3, "combine": "mean"}, lambda norm: 1.5 * norm**2),
+    list_case(
+        {"block": "GradientPenalty", "weight": 3, "combine": "mean"},
+        lambda norm: 3 * (norm - 1) ** 2,
+    ),
+]
+PENALTIES.append(
+    penalty_case(
+        {
+            "block": "Scheduled",
+            "penalty": {"block": "R1Penalty", "gamma": 3},
+            "schedule": {"block": "StepSchedule", "start": 0.25, "end": 1.0, "steps": 10**6},
+        },
+        lambda norm: 0.25 * 1.5 * norm**2,
+        "real",
+    )
+)

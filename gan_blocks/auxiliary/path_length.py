@@ -1,0 +1,123 @@
+"""Path length regularisation of a style-based generator."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gan_blocks._math import at_least_float32, kept_wide
+from gan_blocks.distributed import mean
+from gan_blocks.spec import block
+from gan_blocks.types import DecayRate, NonNegativeFloat
+
+
+@block(double_backward=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
+class PathLengthPenalty(nn.Module):
+    r"""Asks for images that change by the same amount wherever and however their style changes.
+
+    With the Jacobian $J_w = \partial G(w) / \partial w$ and random images $y$ whose pixels are
+    $N(0, 1/m)$, $m$ the number of pixels of a channel,
+
+    $$\lambda\, \mathbb{E}_{w, y} \left(\|J_w^\top y\|_2 - a\right)^2.$$
+
+    $a$ is the moving average of the lengths $\|J_w^\top y\|_2$. It takes in the batch at hand first,
+    over all processes, starts at 0, and carries no gradient. Where each layer has a style of its own,
+    the length is the root of the mean over the layers of the squared lengths. In evaluation mode the
+    average stands still.
+
+    The term belongs to the generator's loss. It costs a backward pass through the generator that is
+    differentiated again; StyleGAN2 takes it on every fourth step, times 4, on half of the batch.
+
+    Args:
+        weight: $\lambda$.
+        decay: Of the moving average.
+        device: Where the average lies.
+
+    Shape:
+        Images `(N, C, ...)` made from styles `(N, d)`, or `(N, layers, d)`; the result is a scalar of
+        at least float32.
+
+    Raises:
+        ValueError: If the images do not depend on the styles, or their batches differ.
+
+    Example:
+        >>> import torch
+        >>> from gan_blocks import PathLengthPenalty
+        >>> synthesis = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Unflatten(1, (1, 8, 8)))
+        >>> penalty = PathLengthPenalty()
+        >>> w = torch.randn(4, 8).requires_grad_()
+        >>> value = penalty(synthesis(w), w)
+
+    Reference:
+        Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020,
+        arXiv:1912.04958, section 3.2 and appendix B; the mean over layers, the start at 0 and the
+        weight 2 are its code's.
+    """
+
+    average: Tensor
+
+    def __init__(
+        self,
+        weight: NonNegativeFloat = 2.0,
+        decay: DecayRate = 0.99,
+        *,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self.decay = decay
+        self.register_buffer("average", torch.zeros((), device=device))
+
+    def forward(
+        self, images: Tensor, w: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The penalty, weight included.
+
+        Args:
+            images: What the generator has made of the styles.
+            w: The styles, which require a gradient.
+            generator: Draws the random images; torch's global one if left out.
+        """
+        lengths = self._lengths(images, w, generator)
+        return self.weight * (lengths - self._average(lengths)).square().mean()
+
+    def _lengths(self, images: Tensor, w: Tensor, generator: torch.Generator | None) -> Tensor:
+        if images.dim() < 2 or w.dim() not in (2, 3) or len(images) != len(w) or not len(w):
+            raise ValueError(
+                "path lengths are those of images (N, C, ...) by styles (N, d) or (N, layers, d), got "
+                f"{tuple(images.shape)} and {tuple(w.shape)}"
+            )
+        options = {"generator": generator, "device": images.device, "dtype": torch.float32}
+        wide = at_least_float32(images)
+        y = torch.randn(images.shape, **options).to(wide.dtype) / math.sqrt(images[0, 0].numel())
+        gradient = None
+        if images.requires_grad and w.requires_grad:
+            (gradient,) = torch.autograd.grad(
+                (wide * y).sum(), w, create_graph=True, allow_unused=True
+            )
+        if gradient is None:
+            raise ValueError(
+                "the images do not depend on w: make them with gradients enabled, from this very "
+                "tensor, after w.requires_grad_() where it is no result of a mapping network"
+            )
+        layers = w.shape[1] if w.dim() == 3 else 1
+        # The norm's own derivative at 0 is 0 in torch; a root of a sum of squares gives NaN there.
+        norms = torch.linalg.vector_norm(at_least_float32(gradient).flatten(1), dim=1)
+        return norms / math.sqrt(layers)
+
+    @torch.no_grad()
+    def _average(self, lengths: Tensor) -> Tensor:
+        """The moving average, brought up to date in training mode."""
+        if self.training:
+            new = torch.lerp(self.average, mean(lengths).to(self.average.dtype), 1 - self.decay)
+            # A step that overflows, as under a gradient scaler, leaves no trace.
+            self.average.copy_(torch.where(new.isfinite(), new, self.average))
+        return self.average.to(lengths.dtype, copy=True)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # A moving average stands still in half precision.
+        average = self.average
+        super()._apply(fn, recurse)
+        self.average = kept_wide(average, self.average)
+        return self
