@@ -7,6 +7,8 @@ from gan_blocks.auxiliary.historical_averaging import HistoricalAveraging
 from gan_blocks.auxiliary.layerwise_feature_matching import LayerwiseFeatureMatchingLoss
 from gan_blocks.auxiliary.lecam import LeCamRegularizer
 from gan_blocks.auxiliary.orthogonal import OrthogonalRegularizer
+from gan_blocks.constraints.orthogonal import Orthogonal
+from gan_blocks.constraints.spectral_norm import SpectralNorm
 from gan_blocks.constraints.weight_clipper import WeightClipper
 from gan_blocks.divergences.alpha import AlphaDivergence
 from gan_blocks.divergences.gan import GANDivergence
@@ -130,7 +132,7 @@ def gan_blocks_penalties() -> list[type]:
 
 @hookimpl
 def gan_blocks_constraints() -> list[type]:
-    return [WeightClipper]
+    return [WeightClipper, SpectralNorm, Orthogonal]
 
 
 @hookimpl
