@@ -42,8 +42,9 @@ class SpectralNorm:
             images; None for SNGAN's.
 
     Raises:
-        ValueError: If the module has no such layer, a weight is all zeros, or, with `input_shape`, the
-            module does not run on such a batch or a convolution sees maps of several sizes or none.
+        ValueError: If the module has no such layer, a weight is all zeros or not finite, or, with
+            `input_shape`, the module does not run on such a batch or a convolution sees maps of
+            several sizes or none.
 
     Example:
         >>> import torch
@@ -92,13 +93,12 @@ class SpectralNorm:
         for name, layer in layers.items():
             if name in shapes:
                 norm = OperatorNorm(layer, shapes[name], self.n_power_iterations, self.eps)
-                norm.train(layer.training)
                 parametrize.register_parametrization(layer, "weight", norm)
             else:
                 parametrizations.spectral_norm(
                     layer, "weight", self.n_power_iterations, eps=self.eps
                 )
-                layer.parametrizations.train(layer.training)  # type: ignore[union-attr]
+            layer.parametrizations.train(layer.training)  # type: ignore[union-attr]
 
 
 def _is_normalised(layer: Any) -> bool:
@@ -109,8 +109,12 @@ def _is_normalised(layer: Any) -> bool:
 
 
 def _check(name: str, layer: Any) -> None:
-    weight: Tensor = layer.weight
-    if not weight.is_meta and not bool((weight != 0).any()):
+    weight: Tensor = layer.weight.detach()
+    if weight.is_meta:
+        return
+    if not bool(weight.isfinite().all()):
+        raise ValueError(f"the weight of {name} is not finite and has no norm")
+    if not bool((weight != 0).any()):
         raise ValueError(
             f"the weight of {name} is all zeros and has no direction to keep; draw it before "
             "SpectralNorm"

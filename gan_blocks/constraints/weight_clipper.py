@@ -88,8 +88,7 @@ class WeightClipper:
         left_alone: set[str] = set()
         computed: set[str] = set()
         todo: list[tuple[str, nn.Module, bool]] = [("", module, False)]
-        while todo:
-            prefix, part, of_a_norm = todo.pop()
+        for prefix, part, of_a_norm in todo:  # which grows
             is_norm = _is_normalisation(type(part))
             for name, parameter in part._parameters.items():
                 if parameter is not None:
@@ -100,7 +99,9 @@ class WeightClipper:
                         computed.add(prefix + name)
             for name, child in part._modules.items():
                 if child is not None:
-                    todo.append((f"{prefix}{name}.", child, is_norm and isinstance(child, nn.Embedding)))
+                    todo.append(
+                        (f"{prefix}{name}.", child, is_norm and isinstance(child, nn.Embedding))
+                    )
         if self.normalisation:
             left_alone.clear()
         if self.include != ("*",) or self.exclude:
@@ -141,4 +142,3 @@ def _is_normalisation(cls: type[nn.Module]) -> bool:
     if issubclass(cls, nn.Linear | nn.modules.conv._ConvNd):
         return False
     return issubclass(cls, _NORMALISATION) or bool(_NAMED_SO.search(cls.__name__))
-
