@@ -1,5 +1,8 @@
 """Clipping, spectral normalisation and orthogonal weights."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportOptionalOperand=false
+
 import copy
 import math
 

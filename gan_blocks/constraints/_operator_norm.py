@@ -6,13 +6,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from gan_blocks._math import at_least_float32, kept_wide, without_autocast
 from gan_blocks.constraints._maps import is_transposed
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_INPUT_GRADIENT = {1: nn.grad.conv1d_input, 2: nn.grad.conv2d_input, 3: nn.grad.conv3d_input}
+_INPUT_GRADIENT = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
 _START, _VECTORS = 50, 8
 """Iterations before the first use, on so many vectors at once."""
 
