@@ -4,7 +4,9 @@
 # pyright: reportCallIssue=false, reportOperatorIssue=false, reportOptionalOperand=false
 
 import copy
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -208,6 +210,56 @@ def test_weight_that_a_parametrisation_computes_is_refused_or_left_out(form):
     WeightClipper(exclude=("*.original*",))(critic)
     assert critic[1].weight.abs().max() <= 0.01
     assert critic[0].weight.abs().max() > 0.01
+
+
+def replace_parameter(critic):
+    critic[0].weight = nn.Parameter(torch.full((3, 2), 7.0))
+
+
+def add_layer(critic):
+    critic.append(nn.Linear(2, 2))
+
+
+def replace_data(critic):
+    critic[0].weight.data = torch.full((3, 2), 7.0, dtype=F64)
+
+
+def add_parameter(critic):
+    critic[0].more = nn.Parameter(torch.ones(5))
+
+
+@pytest.mark.parametrize("change", [replace_parameter, add_layer, replace_data, add_parameter])
+def test_what_changes_in_a_module_between_two_calls_is_clipped(change):
+    critic, clip = two_layers(), WeightClipper(0.1)
+    clip(critic)
+    change(critic)
+    clip(critic)
+    assert all(p.abs().max() <= 0.1 for p in critic.parameters())
+
+
+def test_one_clipper_clips_several_modules_and_keeps_none_alive():
+    clip, critics = WeightClipper(0.1), [two_layers(), two_layers()]
+    for _ in range(2):
+        for critic in critics:
+            for p in critic.parameters():
+                p.data.fill_(1.0)
+            clip(critic)
+            assert all((p == 0.1).all() for p in critic.parameters())
+    last = weakref.ref(critics[1][0].weight)
+    copied = copy.deepcopy(clip)
+    critic = p = critics = None
+    gc.collect()
+    assert last() is None
+    copied(fresh := two_layers())
+    assert (fresh[0].weight == 0.1).all()
+
+
+def test_parametrisation_that_is_added_later_is_refused():
+    critic, clip = two_layers(), WeightClipper(0.1)
+    clip(critic)
+    parametrizations.weight_norm(critic[0])
+    with pytest.raises(ValueError, match="would clip"):
+        clip(critic)
 
 
 # --- spectral normalisation --------------------------------------------------------------------------

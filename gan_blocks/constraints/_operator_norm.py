@@ -13,7 +13,11 @@ from gan_blocks.constraints._maps import is_transposed
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_INPUT_GRADIENT = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
+_INPUT_GRADIENT: dict[int, Callable[..., Tensor]] = {
+    1: conv1d_input,
+    2: conv2d_input,
+    3: conv3d_input,
+}
 _START, _VECTORS = 50, 8
 """Iterations before the first use, on so many vectors at once."""
 
@@ -56,7 +60,7 @@ class OperatorNorm(nn.Module):
         wide = at_least_float32(weight)
         with without_autocast(wide):
             if self.training:
-                self._iterate(wide.detach(), self.n_power_iterations)
+                self._iterate(wide, self.n_power_iterations)
             # A copy: the next forward changes u before this one is differentiated.
             norm = torch.linalg.vector_norm(self.map(self.u.to(wide, copy=True), wide))
             return (wide / norm).to(weight.dtype)

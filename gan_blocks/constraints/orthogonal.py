@@ -16,8 +16,8 @@ class Orthogonal:
 
     With the singular value decomposition $W = U S V^\top$ of a weight, one row for each output,
 
-    $$W \leftarrow g\, U V^\top = \arg\min_Q \|Q - W\|_F \text{ for } g = 1, \quad
-      \text{over } Q Q^\top = I,$$
+    $$W \leftarrow g\, U V^\top, \qquad
+      \|U V^\top - W\|_F = \min_{Q Q^\top = I} \|Q - W\|_F,$$
 
     or over $Q^\top Q = I$ where there are more rows than columns. All singular values become $g$: no
     direction of the features fades and none grows. Call it after every step of the optimiser.

@@ -135,7 +135,7 @@ def _shapes_seen(
 
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-    meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
+    meta = {name: tensor.to("meta") for name, tensor in state.items()}
     hooks = [watch(name, layer) for name, layer in layers.items()]
     try:
         functional_call(module, meta, torch.empty(2, *input_shape, device="meta", dtype=dtype))

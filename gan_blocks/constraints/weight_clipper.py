@@ -1,9 +1,12 @@
 """Weight clipping of the first WGAN paper."""
 
 import re
+import weakref
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Annotated
+from itertools import chain
+from operator import is_
+from typing import Annotated, Any
 
 import torch
 from annotated_types import MinLen
@@ -69,6 +72,7 @@ class WeightClipper:
         self.include = include
         self.exclude = exclude
         self.normalisation = normalisation
+        self._known: _Selection | None = None
 
     @torch.no_grad()
     def __call__(self, module: nn.Module) -> None:
@@ -77,13 +81,15 @@ class WeightClipper:
         Args:
             module: The critic.
         """
-        parameters = self._selected(module)
+        # To look for them takes half as long as to clip them.
+        if self._known is None or not self._known.holds_for(module):
+            self._known = _Selection(module, self._selected(module))
+        parameters = self._known.parameters
         if parameters:
             torch._foreach_clamp_min_(parameters, -self.bound)
             torch._foreach_clamp_max_(parameters, self.bound)
 
     def _selected(self, module: nn.Module) -> list[Tensor]:
-        # module.named_parameters() alone would take as long as the clipping.
         found: dict[str, Tensor] = {}
         left_alone: set[str] = set()
         computed: set[str] = set()
@@ -121,6 +127,9 @@ class WeightClipper:
             )
         return list(chosen.values())
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": None}  # a copy clips other modules
+
     def _not_named(self, found: dict[str, Tensor]) -> set[str]:
         fits = {
             pattern: {name for name in found if fnmatchcase(name, pattern)}
@@ -134,6 +143,32 @@ class WeightClipper:
         included = set().union(*(fits[pattern] for pattern in self.include))
         excluded = set().union(*(fits[pattern] for pattern in self.exclude))
         return (set(found) - included) | excluded
+
+
+class _Selection:
+    """Parameters chosen from a module, for as long as it has the same parameters and parts."""
+
+    def __init__(self, module: nn.Module, parameters: list[Tensor]) -> None:
+        self.parameters = parameters
+        self.tables: list[dict[str, Any]] = [
+            table for part in module.modules() for table in (part._parameters, part._modules)
+        ]
+        self.members = self._members()
+        self.module = weakref.ref(module, self._forget)
+
+    def holds_for(self, module: nn.Module) -> bool:
+        """Whether it is this module, unchanged; the values of parameters may change."""
+        if self.module() is not module:
+            return False
+        now = self._members()
+        return len(now) == len(self.members) and all(map(is_, now, self.members))
+
+    def _members(self) -> list[Any]:
+        return list(chain.from_iterable(map(dict.values, self.tables)))
+
+    def _forget(self, _: Any) -> None:
+        for kept in (self.parameters, self.tables, self.members):
+            kept.clear()
 
 
 @lru_cache
