@@ -570,6 +570,27 @@ def test_compiled_critic_is_the_eager_one():
         torch.testing.assert_close(critic.get_buffer(name), buffer, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("input_shape", [None, SHAPE])
+def test_critic_in_training_runs_within_torch_func(input_shape, compiled):
+    critic, x = critic_of_images(), torch.randn(3, *SHAPE)
+    SpectralNorm(input_shape=input_shape)(critic)
+    other = copy.deepcopy(critic)
+
+    def gradient(x):
+        return torch.func.grad(lambda x: other(x).sum())(x)
+
+    if compiled:
+        torch.compiler.reset()
+        gradient = torch.compile(gradient, fullgraph=True, backend="aot_eager")
+    x.requires_grad_()
+    for _ in range(2):
+        (expected,) = torch.autograd.grad(critic(x).sum(), x)
+        torch.testing.assert_close(gradient(x), expected, rtol=1e-5, atol=1e-6)
+    for name, buffer in critic.named_buffers():
+        torch.testing.assert_close(other.get_buffer(name), buffer, rtol=1e-4, atol=1e-5)
+
+
 def test_finding_the_sizes_leaves_the_network_as_it_was():
     critic = nn.Sequential(nn.BatchNorm2d(1), *critic_of_images(), nn.Dropout(0.5))
     seen = []

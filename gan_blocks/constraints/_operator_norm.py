@@ -120,11 +120,10 @@ class OperatorNorm(nn.Module):
 
     @torch.no_grad()
     def _iterate(self, weight: Tensor, count: int) -> None:
-        u = self.u.to(weight)
         for _ in range(count):
-            u = self.adjoint(self.map(u, weight), weight)
-            u = u / torch.linalg.vector_norm(u).clamp(min=self.eps)
-        self.u.copy_(u)
+            u = self.adjoint(self.map(self.u, weight), weight)
+            # In place so that the compiler sees it; copy_ would be refused within torch.func.grad.
+            torch.div(u, torch.linalg.vector_norm(u).clamp(min=self.eps), out=self.u)
 
     @torch.no_grad()
     def _start(self, weight: Tensor) -> None:
