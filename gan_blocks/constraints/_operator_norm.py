@@ -43,7 +43,7 @@ class OperatorNorm(nn.Module):
         self.stride, self.dilation, self.groups = layer.stride, layer.dilation, layer.groups
         self.output_padding = layer.output_padding
         # What is padded outside of the convolution, last dimension first.
-        self.outer, self.padding = [0] * 2 * self.dimensions, layer.padding
+        self.outer, self.padding = [0, 0] * self.dimensions, layer.padding
         if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             self.outer = list(layer._reversed_padding_repeated_twice)
             self.padding = (0,) * self.dimensions
@@ -147,7 +147,6 @@ class OperatorNorm(nn.Module):
 
 
 def _padded_places(size: int, sides: list[int], mode: str) -> Tensor:
-    """For each place of a padded line the place whose value it has; -1 is outside."""
+    """For each place of a padded line the place whose value it has, if it has one."""
     line = torch.arange(size, dtype=torch.float64).view(1, 1, -1)
-    places = F.pad(line, sides, value=-1) if mode == "zeros" else F.pad(line, sides, mode)
-    return places.flatten().long()
+    return F.pad(line, sides, "constant" if mode == "zeros" else mode).flatten().long()
