@@ -10,6 +10,8 @@ from gan_blocks.auxiliary.lecam import LeCamRegularizer
 from gan_blocks.auxiliary.orthogonal import OrthogonalRegularizer
 from gan_blocks.auxiliary.path_length import PathLengthPenalty
 from gan_blocks.auxiliary.schedule import CosineSchedule, LinearSchedule, StepSchedule
+from gan_blocks.constraints.orthogonal import Orthogonal
+from gan_blocks.constraints.spectral_norm import SpectralNorm
 from gan_blocks.constraints.weight_clipper import WeightClipper
 from gan_blocks.divergences.alpha import AlphaDivergence
 from gan_blocks.divergences.gan import GANDivergence
@@ -140,7 +142,7 @@ def gan_blocks_penalties() -> list[type]:
 
 @hookimpl
 def gan_blocks_constraints() -> list[type]:
-    return [WeightClipper]
+    return [WeightClipper, SpectralNorm, Orthogonal]
 
 
 @hookimpl

@@ -50,7 +50,7 @@ TESTS = {
         "test_distributed.py",
     ],
     "penalties": ["test_penalties.py"],
-    "constraints": ["test_constraints.py"],
+    "constraints": ["test_weight_constraints.py"],
     "networks": ["test_networks.py", "test_image_networks.py"],
 }
 SWAPS = ["Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "Add_Mul", "Mul_Add"]

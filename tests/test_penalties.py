@@ -387,7 +387,6 @@ def test_adam_of_a_lazy_penalty_is_stylegan2s():
             {"block": "Lazy", "penalty": {"block": "R1Penalty", "gamma": 10.0, "combine": "sum"}},
             {"every": 16},
         ),
-        ({"block": "WeightClipper"}, {"bound": 0.01}),
     ],
     ids=lambda x: x.get("block"),
 )

@@ -33,7 +33,8 @@ class _Schedule(nn.Module):
     @torch.no_grad()
     def step(self) -> None:
         """Go on by one step."""
-        self.count += 1
+        # A new tensor: what a compiled step keeps of the old one for its backward pass has to stay.
+        self.count = self.count + 1
 
     def _value(self, done: Tensor) -> Tensor:
         share = self._share(done)

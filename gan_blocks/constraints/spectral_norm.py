@@ -1,0 +1,157 @@
+"""Spectral normalisation of a whole network."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrizations, parametrize
+
+from gan_blocks.constraints._maps import is_convolution, linear_maps
+from gan_blocks.constraints._operator_norm import OperatorNorm
+from gan_blocks.spec import block
+from gan_blocks.types import PositiveFloat, PositiveInt, Shape
+
+
+@block()
+class SpectralNorm:
+    r"""Divides each weight of a module by its largest singular value, whenever it is used.
+
+    $$W \mapsto W / \sigma(W), \qquad \sigma(W) = \max_h \|W h\|_2 / \|h\|_2,$$
+
+    for linear layers, convolutions and embeddings. The norm is found by power iteration, one step at
+    each forward in training. It comes from below, so the constant of a layer lies a little above 1
+    until the iteration has settled.
+
+    **By default a convolution's weight is reshaped to a matrix with one row for each output channel.**
+    That is SNGAN's and `torch.nn.utils.parametrizations.spectral_norm`, which is used. The convolution
+    itself can then still stretch an image, by up to the root of the kernel's area. With `input_shape`
+    each convolution is divided by its true norm on the maps that it sees, with padding, stride,
+    dilation and groups. That is another and stronger constraint than SNGAN's, and it costs three
+    convolutions of one sample more at each forward in training.
+
+    Call it once when the network is made, before `torch.compile`, `DistributedDataParallel` and
+    loading a checkpoint. Further calls do nothing, so it may also come after every step as other
+    constraints do. The parameters stay the same objects and an optimiser made before goes on to work;
+    their names in the `state_dict` become those of `torch.nn.utils.parametrize`.
+
+    Args:
+        n_power_iterations: Steps of power iteration at each forward in training.
+        eps: Smallest norm that the iteration divides by.
+        input_shape: Shape of one sample of the network's input, for the norms of convolutions on
+            images; None for SNGAN's.
+
+    Raises:
+        ValueError: If the module has no such layer, a weight is all zeros or not finite, or, with
+            `input_shape`, the module does not run on such a batch or a convolution sees maps of
+            several sizes or none.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> critic = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
+        >>> SpectralNorm()(critic)
+        >>> norm = torch.linalg.matrix_norm(critic[0].weight, 2)
+        >>> bool((norm - 1).abs() < 0.01)
+        True
+
+    Reference:
+        Miyato et al., "Spectral Normalization for Generative Adversarial Networks", 2018,
+        arXiv:1802.05957, section 2.1 and appendix A; the norm of the convolution: Gouk et al.,
+        "Regularisation of Neural Networks by Enforcing Lipschitz Continuity", 2021, arXiv:1804.04368,
+        section 3.2, and Farnia, Zhang and Tse, "Generalizable Adversarial Training via Spectral
+        Normalization", 2019, arXiv:1811.07457.
+    """
+
+    def __init__(
+        self,
+        n_power_iterations: PositiveInt = 1,
+        eps: PositiveFloat = 1e-12,
+        input_shape: Shape | None = None,
+    ) -> None:
+        self.n_power_iterations = n_power_iterations
+        self.eps = eps
+        self.input_shape = input_shape
+
+    def __call__(self, module: nn.Module) -> None:
+        """Normalise the weights from now on.
+
+        Args:
+            module: The critic.
+        """
+        layers = {
+            name: layer
+            for name, layer in linear_maps(module, nn.Embedding).items()
+            if not _is_normalised(layer)
+        }
+        for name, layer in layers.items():
+            _check(name or type(layer).__name__, layer)
+        convolutions = {name: layer for name, layer in layers.items() if is_convolution(layer)}
+        shapes = {}
+        if self.input_shape is not None and convolutions:
+            shapes = _shapes_seen(module, convolutions, self.input_shape)
+        for name, layer in layers.items():
+            if name in shapes:
+                norm = OperatorNorm(layer, shapes[name], self.n_power_iterations, self.eps)
+                parametrize.register_parametrization(layer, "weight", norm)
+            else:
+                parametrizations.spectral_norm(
+                    layer, "weight", self.n_power_iterations, eps=self.eps
+                )
+            layer.parametrizations.train(layer.training)  # type: ignore[union-attr]
+
+
+def _is_normalised(layer: Any) -> bool:
+    kinds = (OperatorNorm, parametrizations._SpectralNorm)
+    return parametrize.is_parametrized(layer, "weight") and any(
+        isinstance(each, kinds) for each in layer.parametrizations.weight
+    )
+
+
+def _check(name: str, layer: Any) -> None:
+    weight: Tensor = layer.weight.detach()
+    if weight.is_meta:
+        return
+    if not bool(weight.isfinite().all()):
+        raise ValueError(f"the weight of {name} is not finite and has no norm")
+    if not bool((weight != 0).any()):
+        raise ValueError(
+            f"the weight of {name} is all zeros and has no direction to keep; draw it before "
+            "SpectralNorm"
+        )
+
+
+def _shapes_seen(
+    module: nn.Module, layers: dict[str, nn.Module], input_shape: tuple[int, ...]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of one sample at each layer, by a forward that computes nothing and changes nothing."""
+    seen: dict[str, set[tuple[int, ...]]] = {name: set() for name in layers}
+
+    def watch(name: str, layer: nn.Module) -> Any:
+        def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen[name].add(tuple(inputs[0].shape[1:]))
+
+        return layer.register_forward_pre_hook(note)
+
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
+    meta = {name: tensor.to("meta") for name, tensor in state.items()}
+    hooks = [watch(name, layer) for name, layer in layers.items()]
+    try:
+        functional_call(module, meta, torch.empty(2, *input_shape, device="meta", dtype=dtype))
+    except Exception as error:
+        raise ValueError(
+            f"{type(module).__name__} does not run on a batch of samples of shape {input_shape} "
+            f"alone on the meta device, so the maps that its convolutions see are not known: {error}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, shapes in seen.items():
+        if len(shapes) != 1:
+            what = " and ".join(map(str, sorted(shapes))) or "no map at all"
+            raise ValueError(
+                f"the convolution {name} sees {what}, and its norm depends on the size; leave "
+                "input_shape out"
+            )
+    return {name: shapes.pop() for name, shapes in seen.items()}
