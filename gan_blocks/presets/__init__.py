@@ -5,7 +5,6 @@ Each preset is a TOML file beside this module, to read and to copy.
 
 import json
 import re
-import tomllib
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -23,10 +22,10 @@ _FOLDER = files(__name__)
 _DOCUMENTATION = ("name", "title", "paper", "code", "differences", "notes", "task")
 
 
-class Term(BaseModel, extra="forbid", strict=True, frozen=True):
+class Term(BaseModel, extra="forbid", strict=True, frozen=True, defer_build=True):
     """A term of the generator's loss.
 
-    Args:
+    Attributes:
         term: The block.
         layers: Layers of the discriminator whose features it compares, its output by default.
         weight: Factor of the term.
@@ -43,7 +42,7 @@ class Preset(BaseModel):
     A plain document. `str` gives it as TOML, `model_dump` as a dict and `model_dump_json` as JSON, and
     `Preset.model_validate` takes each of them back.
 
-    Args:
+    Attributes:
         name: Its name.
         title: What is trained on what.
         paper: The paper, with the sections.
@@ -66,7 +65,7 @@ class Preset(BaseModel):
         ema: Decay of the moving average of the generator's weights, at this batch size.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
     name: str
     title: str
@@ -127,6 +126,8 @@ def preset(name: str, /, **overrides: Any) -> Preset:
     """
     if name not in names():
         raise UnknownPresetError(f"unknown preset {shown(name)}{did_you_mean(str(name), names())}")
+    import tomllib  # here, since few who import the library need it
+
     table = tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
     try:
         return Preset.model_validate({"name": name} | table | overrides)
