@@ -39,8 +39,8 @@ class Term(BaseModel, extra="forbid", strict=True, frozen=True, defer_build=True
 class Preset(BaseModel):
     """The settings of one paper: specs of blocks, optimisers, and where they come from.
 
-    A plain document. `str` gives it as TOML, `model_dump` as a dict and `model_dump_json` as JSON, and
-    `Preset.model_validate` takes each of them back.
+    A plain document: `str` gives it as TOML, and `model_dump` and `model_dump_json` as a dict and as
+    JSON, which `Preset.model_validate` and `Preset.model_validate_json` take back.
 
     Attributes:
         name: Its name.
