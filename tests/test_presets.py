@@ -148,7 +148,9 @@ def test_stylegan2_has_the_lazy_correction_of_each_side():
     assert list(computed["betas"]) == pytest.approx(it.discriminator_optimizer["betas"])
 
 
-@pytest.mark.parametrize(("step", "gamma"), [(0, 0.05), (39063 / 2, 0.0275), (39063, 0.005)])
+@pytest.mark.parametrize(
+    ("step", "gamma"), [(0, 0.05), (13021, 0.03875), (26042, 0.01625), (39063, 0.005)]
+)
 def test_r3gan_has_both_penalties_with_gamma_on_a_cosine(step, gamma):
     # R1 and R2 of the critic <w, x> are gamma / 2 |w|^2 each.
     critic, samples = nn.Linear(3, 1), torch.randn(2, 5, 3)
