@@ -18,6 +18,7 @@ from torch import nn
 
 import gan_blocks
 from data import UsageError
+from gan_blocks.presets import OptimizerSettings
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,17 +28,11 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser that a table `{name = "Adam", lr = 1e-3, ...}` describes.
 
-    Parameters that a network has frozen are left out.
+    Parameters that a network has frozen are left out. A schedule has its value of step 0.
     """
-    arguments: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in spec.items()
-        if key != "name"
-    }
-    cls = getattr(torch.optim, spec["name"])
     try:
-        return cls([p for p in parameters if p.requires_grad], **arguments)
-    except (TypeError, ValueError) as error:
+        return OptimizerSettings(spec).build([p for p in parameters if p.requires_grad])
+    except (TypeError, ValueError, LookupError) as error:
         raise UsageError(f"torch.optim.{spec['name']} cannot be built: {error}") from error
 
 
@@ -140,15 +135,32 @@ def _changes(settings: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
+def _over_preset(table: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The table, laid over the settings of the preset that it names."""
+    name = table.pop("preset", None)
+    if name is None:
+        return table
+    try:
+        preset = gan_blocks.preset(name)
+    except gan_blocks.UnknownPresetError as error:
+        raise UsageError(f"{file}: preset: {error}") from None
+    if preset.task != "generation":
+        raise UsageError(
+            f"{file}: preset: {name} is for {preset.task}, where the generator is given the sample to "
+            "make; this trainer draws samples from latent vectors. Use its blocks in your own loop"
+        )
+    return merged(preset.settings(), table)
+
+
 def read_config(model: type[Model], file: Path, settings: Sequence[str] = ()) -> Model:
     """The config in a TOML file, checked.
 
     Args:
         model: What it may hold.
-        file: The file; it may extend another one.
+        file: The file; it may extend another one, and name a preset.
         settings: Changes such as `"generator.width=32"`.
     """
-    table = merged(_read_table(file), _changes(settings))
+    table = _over_preset(merged(_read_table(file), _changes(settings)), file)
     # Specs are checked against the blocks that there are, so plugins come first.
     register_plugins(table.get("plugins"), file.parent)
     return validate(model, table, str(file))

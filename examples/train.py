@@ -31,6 +31,7 @@ from config import Config
 from data import UsageError
 from evaluate import evaluate_run, evaluation_mode
 from gan_blocks import FeatureExtractor, VirtualBatchNorm, WithReference
+from gan_blocks.presets import OptimizerSettings
 from gan_blocks.types import Logits
 from reading import make_optimizer
 
@@ -71,10 +72,16 @@ class Trainer:
         self.penalties = [build(spec, device=device) for spec in config.penalties]
         self.auxiliary = [build(item.term, device=device) for item in config.auxiliary]
         self.constraint = build(config.constraint) if config.constraint else None
+        if self.constraint:
+            self.constraint(self.critic)
         average = get_ema_multi_avg_fn(config.ema)
         self.ema = AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
         self.g_optimizer = make_optimizer(config.generator_optimizer, self.generator.parameters())
         self.d_optimizer = make_optimizer(config.discriminator_optimizer, self.critic.parameters())
+        self.settings = (
+            (OptimizerSettings(config.generator_optimizer), self.g_optimizer),
+            (OptimizerSettings(config.discriminator_optimizer), self.d_optimizer),
+        )
         # What the network itself has frozen stays frozen.
         self.critic_weights = [p for p in self.critic.parameters() if p.requires_grad]
         # In one forward the critic's logits, under the empty name, and the features of the terms.
@@ -213,6 +220,8 @@ class Trainer:
     def train_step(self, reals: list[Tensor]) -> Values:
         """One step of the generator after those of the critic, one for each batch."""
         n = self.config.batch_size
+        for settings, optimizer in self.settings:
+            settings.update(optimizer, self.step)
         for real in reals[:-1]:
             self.critic_step(real, self.latents(n))
         z = self.latents(n)

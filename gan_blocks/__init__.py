@@ -75,6 +75,7 @@ from gan_blocks.errors import (
     InvalidArgumentsError,
     PluginError,
     UnknownBlockError,
+    UnknownPresetError,
 )
 from gan_blocks.features import FeatureExtractor
 from gan_blocks.fields import (
@@ -89,6 +90,7 @@ from gan_blocks.fields import (
 from gan_blocks.hookspecs import hookimpl
 from gan_blocks.layers.virtual_batch_norm import WithReference
 from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
+from gan_blocks.presets import Preset, preset
 from gan_blocks.registry import registry
 from gan_blocks.spec import block
 from gan_blocks.transport import wasserstein_critic, wasserstein_distance
@@ -156,6 +158,7 @@ __all__ = [
     "PenaltySpec",
     "PixelNorm",
     "PluginError",
+    "Preset",
     "ProjectionHead",
     "R1Penalty",
     "R2Penalty",
@@ -175,6 +178,7 @@ __all__ = [
     "StepSchedule",
     "TotalVariation",
     "UnknownBlockError",
+    "UnknownPresetError",
     "VirtualBatchNorm",
     "WassersteinLoss",
     "WeightClipper",
@@ -186,6 +190,7 @@ __all__ = [
     "hookimpl",
     "lipschitz_bound",
     "lipschitz_rule",
+    "preset",
     "registry",
     "to_spec",
     "wasserstein_critic",

@@ -46,6 +46,10 @@ class UnknownBlockError(GanBlocksError, LookupError):
         return type(self), (str(self), self.name)
 
 
+class UnknownPresetError(GanBlocksError, LookupError):
+    """No preset has this name."""
+
+
 class InvalidArgumentsError(GanBlocksError, ValueError):
     """A block cannot be built from these arguments. The message names all problems at once.
 

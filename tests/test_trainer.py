@@ -213,14 +213,18 @@ def test_loss_and_penalties_are_summed_into_one_backward_pass(trainer, monkeypat
     assert values["d_loss"] == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_constraint_holds_after_each_critic_step(trainer):
-    it, batches = trainer(
-        ("[data]", 'constraint = { block = "WeightClipper", bound = 0.01 }\n\n[data]')
-    )
-    assert max(p.abs().max() for p in it.critic.parameters()) > 0.01
+def test_constraint_holds_from_the_start_and_after_each_critic_step(trainer):
+    free, batches = trainer()
+    it, _ = trainer(("[data]", 'constraint = { block = "WeightClipper", bound = 0.01 }\n\n[data]'))
+
+    def largest(trainer):
+        return max(p.abs().max() for p in trainer.critic.parameters())
+
+    assert largest(free) > 0.01
+    assert largest(it) <= 0.01
     for _ in range(3):
         it.critic_step(next(batches), it.latents(16))
-        assert max(p.abs().max() for p in it.critic.parameters()) <= 0.01
+        assert largest(it) <= 0.01
 
 
 def test_critic_takes_its_number_of_steps_for_one_of_the_generator(examples, write, tmp_path):
