@@ -278,7 +278,7 @@ class Runner:
         if pair.way.processes == 1:
             return [train(pair, self.backend)]
         if not self.pools:
-            store = tempfile.mktemp()  # the file is made by the first process  # noqa: S306
+            store = tempfile.mktemp()  # the file is made by the first process
             self.pools = [
                 ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _join, (r, 2, store))
                 for r in range(2)

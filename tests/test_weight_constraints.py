@@ -707,7 +707,7 @@ def test_projection_is_orthonormal_and_nearer_than_others(n, m, seed):
             lambda w: torch.stack([half.transpose(0, 1).flatten(1) for half in w.chunk(2)]),
         ),
     ],
-    ids=str,
+    ids=lambda x: str(x) if isinstance(x, nn.Module) else "matrix",
 )
 @pytest.mark.parametrize("gain", [1.0, 2.0])
 def test_each_layer_has_one_row_for_each_output(layer, matrix, gain):

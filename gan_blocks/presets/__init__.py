@@ -120,7 +120,7 @@ def preset(name: str, /, **overrides: Any) -> Preset:
         >>> from gan_blocks import build, preset
         >>> settings = preset("wgan-gp", batch_size=32)
         >>> build(settings.penalties[0])
-        GradientPenalty(weight=10.0, target=1.0, one_sided=False)
+        GradientPenalty(weight=10.0, target=1.0, one_sided=False, combine='sum')
         >>> settings.critic_steps, settings.generator_optimizer["betas"]
         (5, [0.0, 0.9])
     """
