@@ -81,7 +81,7 @@ def lipschitz_bound(module: nn.Module, input_shape: tuple[int, ...]) -> float:
     """
     for cls in type(module).__mro__:
         if cls in _rules and type(module).forward is cls.forward:
-            if module._forward_hooks or module._forward_pre_hooks:
+            if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
                 break
             return _rules[cls](module, tuple(input_shape))
     raise TypeError(
@@ -91,13 +91,18 @@ def lipschitz_bound(module: nn.Module, input_shape: tuple[int, ...]) -> float:
     )
 
 
-def _output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+def output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that one sample leaves with, without computing anything."""
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
     sample = torch.empty(2, *input_shape, device="meta", dtype=dtype)
-    return tuple(functional_call(module, meta, sample).shape[1:])
+    try:
+        return tuple(functional_call(module, meta, sample).shape[1:])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{type(module).__name__} does not take samples of shape {input_shape}: {error}"
+        ) from error
 
 
 @lipschitz_rule(nn.Sequential)
@@ -105,70 +110,5 @@ def _composition(module: nn.Sequential, input_shape: tuple[int, ...]) -> float:
     bound = 1.0
     for layer in module:
         bound *= lipschitz_bound(layer, input_shape)
-        input_shape = _output_shape(layer, input_shape)
+        input_shape = output_shape(layer, input_shape)
     return bound
-
-
-@lipschitz_rule(nn.Linear)
-def _largest_singular_value(module: nn.Linear, input_shape: tuple[int, ...]) -> float:
-    if not input_shape or input_shape[-1] != module.in_features:
-        raise ValueError(f"{module} takes {module.in_features} features, got shape {input_shape}")
-    if module.weight.is_complex():
-        raise TypeError(f"no Lipschitz bound is known for complex weights, as in {module}")
-    weight = module.weight.detach().cpu().double()
-    if not bool(weight.isfinite().all()):
-        raise ValueError(f"{module} has weights that are not finite")
-    # LAPACK's singular values are right to a small multiple of the rounding unit, here made certain.
-    rounding = 1 + 8 * max(weight.shape) * torch.finfo(torch.float64).eps
-    return float(torch.linalg.matrix_norm(weight, ord=2)) * rounding
-
-
-@lipschitz_rule(nn.Identity, nn.Flatten, nn.Unflatten, nn.ReLU, nn.Tanh, nn.LogSigmoid, nn.Hardtanh)
-def _at_most_one(module: nn.Module, input_shape: tuple[int, ...]) -> float:
-    return 1.0
-
-
-@lipschitz_rule(nn.Softplus)
-def _softplus(module: nn.Softplus, input_shape: tuple[int, ...]) -> float:
-    if module.threshold < 20:
-        raise TypeError(f"{module} jumps at its threshold; give it the default of 20 or more")
-    return 1.0
-
-
-@lipschitz_rule(nn.Sigmoid)
-def _sigmoid(module: nn.Sigmoid, input_shape: tuple[int, ...]) -> float:
-    return 0.25
-
-
-@lipschitz_rule(nn.LeakyReLU)
-def _leaky_relu(module: nn.LeakyReLU, input_shape: tuple[int, ...]) -> float:
-    return max(1.0, abs(module.negative_slope))
-
-
-@lipschitz_rule(nn.ELU)
-def _elu(module: nn.ELU, input_shape: tuple[int, ...]) -> float:
-    return max(1.0, abs(module.alpha))
-
-
-@lipschitz_rule(nn.SELU)
-def _selu(module: nn.SELU, input_shape: tuple[int, ...]) -> float:
-    return 1.7580993408473769  # alpha times scale: the slope just below 0
-
-
-@lipschitz_rule(nn.SiLU)
-def _silu(module: nn.SiLU, input_shape: tuple[int, ...]) -> float:
-    return 1.0998393201288672  # sigma(x)(1 + x(1 - sigma(x))) at x = 2.39936
-
-
-@lipschitz_rule(nn.GELU)
-def _gelu(module: nn.GELU, input_shape: tuple[int, ...]) -> float:
-    if module.approximate != "none":
-        raise TypeError("the tanh approximation of GELU has no rule; use nn.GELU()")
-    return 1.1289041451851552  # Phi(x) + x phi(x) at x = sqrt(2)
-
-
-@lipschitz_rule(nn.Dropout)
-def _dropout(module: nn.Dropout, input_shape: tuple[int, ...]) -> float:
-    if module.training and module.p:
-        raise TypeError("dropout in training mode is random: call eval() for a bound")
-    return 1.0
