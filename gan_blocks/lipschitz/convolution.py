@@ -12,7 +12,6 @@ $r$, which only moves entries. A part of a matrix never has a larger norm than t
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -21,8 +20,14 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
 from gan_blocks.lipschitz.bound import lipschitz_rule
-from gan_blocks.lipschitz.linear import finite
-from gan_blocks.lipschitz.pooling import schur_bound
+from gan_blocks.lipschitz.linear import (
+    LARGEST,
+    dense_is_cheap,
+    dense_norm,
+    finite,
+    largest_singular_value,
+)
+from gan_blocks.lipschitz.pooling import nonnegative_norm
 
 Mode = Literal["zeros", "circular", "reflect", "replicate"]
 Pads = tuple[tuple[int, int], ...]
@@ -30,16 +35,7 @@ Pads = tuple[tuple[int, int], ...]
 
 _CONVOLUTIONS: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
-_LARGEST = 2**23
-"""Entries of a dense matrix, or of the blocks that are treated at once."""
-
-_WORK = 2**30
-"""Multiplications for the Gram matrix of a dense matrix."""
-
-_ROUNDING = 1 + 1e-9
-"""A Gram matrix of at most `_LARGEST` terms in float64 errs by less."""
-
-_FINENESS = 8
+_FINENESS = 16
 """Coarse frequencies for each pixel of the kernel's extent."""
 
 
@@ -141,52 +137,31 @@ def convolution_norm(
     weight = weight / size  # squares neither overflow nor vanish
     # Taps that fall on one entry may cancel, to within the rounding of their sum.
     cancelled = torch.finfo(torch.float64).eps * float(weight.abs().sum())
-    return size * (_norm(weight, axes, groups, mode) * _ROUNDING + cancelled)
+    return size * (_norm(weight, axes, groups, mode) + cancelled)
 
 
 def _norm(weight: Tensor, axes: list[_Axis], groups: int, mode: Mode) -> float:
     into = (weight.shape[1], *(axis.size for axis in axes))
     out_of = (len(weight) // groups, *(axis.outputs for axis in axes))
-    small, large = sorted((math.prod(into), math.prod(out_of)))
     flat = [pad for axis in reversed(axes) for pad in (axis.before, axis.after)]
 
     def padded(x: Tensor) -> Tensor:
         return F.pad(x, flat, "constant" if mode == "zeros" else mode)
 
-    if groups * small * large <= _LARGEST and groups * small**2 * large <= _WORK:
-        strides, dilations = [axis.stride for axis in axes], [axis.dilation for axis in axes]
+    strides, dilations = [axis.stride for axis in axes], [axis.dilation for axis in axes]
 
-        def convolution(x: Tensor) -> Tensor:
-            of_dimension = _CONVOLUTIONS[len(axes)]
-            return of_dimension(padded(x), weight, None, strides, 0, dilations, groups)
+    def convolution(x: Tensor) -> Tensor:
+        of_dimension = _CONVOLUTIONS[len(axes)]
+        return of_dimension(padded(x), weight, None, strides, 0, dilations, groups)
 
-        return _dense_norm(convolution, into, out_of, groups)
+    if dense_is_cheap(into, out_of, groups):
+        return dense_norm(convolution, into, out_of, groups)
     if mode == "zeros" or (mode == "circular" and all(axis.wraps for axis in axes)):
         return _fourier_norm(weight, axes, groups, mode)
     inner = [
         axis._replace(size=axis.size + axis.before + axis.after, before=0, after=0) for axis in axes
     ]
-    return schur_bound(padded, into[1:]) * _norm(weight, inner, groups, "zeros")
-
-
-def _dense_norm(
-    convolution: Callable[[Tensor], Tensor],
-    into: tuple[int, ...],
-    out_of: tuple[int, ...],
-    groups: int,
-) -> float:
-    """From the matrix of each group, of which the smaller side is the batch."""
-    forwards = math.prod(into) <= math.prod(out_of)
-    shape = into if forwards else out_of
-    small = math.prod(shape)
-    basis = torch.eye(small, dtype=torch.float64).view(small, *shape)
-    basis = basis.repeat(1, groups, *[1] * (len(shape) - 1))
-    if forwards:
-        rows = convolution(basis)
-    else:
-        x = basis.new_zeros(small, groups * into[0], *into[1:], requires_grad=True)
-        (rows,) = torch.autograd.grad(convolution(x), x, basis)
-    return _largest_singular_value(rows.reshape(small, groups, -1).transpose(0, 1))
+    return nonnegative_norm(padded, into[1:]) * _norm(weight, inner, groups, "zeros")
 
 
 def _fourier_norm(weight: Tensor, axes: list[_Axis], groups: int, mode: Mode) -> float:
@@ -200,21 +175,14 @@ def _fourier_norm(weight: Tensor, axes: list[_Axis], groups: int, mode: Mode) ->
     kernels = kernels.to(torch.complex128)
     phases = math.prod(axis.stride for axis in axes)
     norms = []
-    for some in frequencies.split(max(_LARGEST // (4 * weight.numel() * phases), 1)):
+    for some in frequencies.split(max(LARGEST // (4 * weight.numel() * phases), 1)):
         wave = torch.ones(len(some), 1, 1, dtype=torch.complex128)
         for of_axis, index in zip(waves, some.T, strict=True):
             product = wave[:, :, None, :, None] * of_axis[index][:, None, :, None, :]
             wave = product.flatten(3).flatten(1, 2)
         block = torch.einsum("goik,frk->fgoir", kernels, wave).flatten(3)
-        norms.append(_largest_singular_value(block if block.imag.any() else block.real))
+        norms.append(largest_singular_value(block if block.imag.any() else block.real))
     return max(norms) * math.prod(margins)
-
-
-def _largest_singular_value(matrices: Tensor) -> float:
-    if matrices.shape[-2] > matrices.shape[-1]:
-        matrices = matrices.mT
-    eigenvalues = torch.linalg.eigvalsh(matrices @ matrices.mH)
-    return math.sqrt(max(float(eigenvalues.max()), 0.0))
 
 
 def transposed_convolution_norm(

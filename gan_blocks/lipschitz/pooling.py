@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
 from gan_blocks.lipschitz.bound import Rule, lipschitz_rule
+from gan_blocks.lipschitz.linear import dense_is_cheap, dense_norm
 
 _ROUNDING = 1 + 1e-12
 """Makes certain what is a sum of a few thousand terms in float64 at most."""
 
 
-def schur_bound(linear: Callable[[Tensor], Tensor], sizes: tuple[int, ...]) -> float:
+def nonnegative_norm(linear: Callable[[Tensor], Tensor], sizes: tuple[int, ...]) -> float:
     r"""The bound of a linear map with weights of one sign that acts on each channel by itself.
 
-    Schur's test: $\|A\|_2 \le \sqrt{\|A\|_\infty \|A\|_1}$, and these two are the largest entries of
-    $A 1$ and $A^T 1$.
+    Exact for small maps. For larger ones by Schur's test, $\|A\|_2 \le \sqrt{\|A\|_\infty \|A\|_1}$,
+    whose two norms are the largest entries of $A 1$ and $A^T 1$.
 
     Args:
         linear: The map, on a batch of one channel.
@@ -29,7 +30,9 @@ def schur_bound(linear: Callable[[Tensor], Tensor], sizes: tuple[int, ...]) -> f
     ones = torch.ones(1, 1, *sizes, dtype=torch.float64, requires_grad=True)
     rows = linear(ones)
     (columns,) = torch.autograd.grad(rows, ones, torch.ones_like(rows))
-    return math.sqrt(float(rows.detach().abs().max() * columns.abs().max())) * _ROUNDING
+    schur = math.sqrt(float(rows.detach().abs().max() * columns.abs().max())) * _ROUNDING
+    into, out_of = (1, *sizes), tuple(rows.shape[1:])
+    return min(schur, dense_norm(linear, into, out_of)) if dense_is_cheap(into, out_of) else schur
 
 
 def _sizes(module: nn.Module, input_shape: tuple[int, ...], dimensions: int) -> tuple[int, ...]:
@@ -44,7 +47,7 @@ def _sizes(module: nn.Module, input_shape: tuple[int, ...], dimensions: int) -> 
 def _nonnegative(dimensions: int, module: nn.Module, input_shape: tuple[int, ...]) -> float:
     sizes = _sizes(module, input_shape, dimensions)
     try:
-        return schur_bound(module, sizes)
+        return nonnegative_norm(module, sizes)
     except RuntimeError as error:
         raise ValueError(f"{module} does not take maps of {sizes}: {error}") from error
 
