@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -546,7 +547,7 @@ def random_network(seed):
     for _ in range(chance.randint(1, 4)):
         after = 2 * chance.randint(1, 2)
         kernel, stride, dilation = chance.randint(1, 3), chance.randint(1, 2), chance.randint(1, 2)
-        mode = chance.choice(["zeros", "circular", "reflect", "replicate"])
+        mode: Any = chance.choice(["zeros", "circular", "reflect", "replicate"])
         group = chance.choice([1, 2])
         layer = chance.choice(
             [
@@ -743,7 +744,7 @@ def test_a_shape_that_does_not_fit_is_refused(module, shape, text):
 
 def test_a_forward_of_the_instance_is_refused():
     layer = nn.ReLU()
-    layer.forward = lambda x: 2 * x
+    layer.forward = lambda input: 2 * input  # noqa: A006
     with pytest.raises(TypeError, match="ReLU in this state"):
         lipschitz_bound(layer, (2,))
 
@@ -764,7 +765,7 @@ def test_a_plugin_adds_the_rule_of_its_own_residual_block():
     torch.manual_seed(0)
     network = nn.Sequential(Residual(), nn.AvgPool2d(2), Residual()).double()
     wanted = math.prod(
-        1 + dense_norm(network[i].branch[0], (2, n, n)) / 2 for i, n in ((0, 6), (2, 3))
+        1 + dense_norm(list(network)[i].branch[0], (2, n, n)) / 2 for i, n in ((0, 6), (2, 3))
     )
     bound = lipschitz_bound(network, (2, 6, 6))
     assert bound == pytest.approx(wanted / 2)

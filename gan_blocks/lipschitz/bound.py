@@ -52,15 +52,19 @@ def lipschitz_bound(module: nn.Module, input_shape: tuple[int, ...]) -> float:
 
     $$\|M(x) - M(y)\|_2 \le K\,\|x - y\|_2 \qquad\text{for all } x, y$$
 
-    For layers in turn $K$ is the product of their constants: the largest singular value of a linear
-    map (exact, in float64), 1 for ReLU, leaky ReLU, tanh and softplus, 1/4 for the sigmoid, and so
-    on. The bound is on the function of real numbers; float32 rounding comes on top of it. Modules
-    without a rule are refused, as are normalisation layers, dropout in training mode and modules
-    with forward hooks: no honest bound is known for them.
+    For layers in turn $K$ is the product of their constants, and for a sum of branches the sum. The
+    constant of a linear layer is its largest singular value, that of a convolution the operator norm
+    at the given size with its padding and stride: exact in float64 for small maps, from above for
+    larger ones, where it is the largest norm of the kernel's Fourier transform on a torus. Overlapping
+    means of large maps are bounded by Schur's test, activations by their largest slope: 1 for ReLU,
+    leaky ReLU, tanh and softplus, 1/4 for the sigmoid, and so on. Batch norm has a constant in
+    evaluation mode. The bound is on the function of real numbers; float32 rounding comes on top of it.
+    Modules without a rule are refused, as are other normalisation layers, dropout in training mode and
+    modules with forward hooks: no honest bound is known for them.
 
     Args:
-        module: A linear layer, a usual activation, an `nn.Sequential` of such, an MLP of this
-            library, or a module with a [rule][gan_blocks.lipschitz_rule] of its own.
+        module: A linear layer, convolution, pooling, usual activation, an `nn.Sequential` of such, a
+            network of this library, or a module with a [rule][gan_blocks.lipschitz_rule] of its own.
         input_shape: Shape of one sample, without the batch dimension.
 
     Raises:
@@ -74,10 +78,15 @@ def lipschitz_bound(module: nn.Module, input_shape: tuple[int, ...]) -> float:
         >>> WeightClipper(0.01)(critic)
         >>> lipschitz_bound(critic, (2,)) <= (0.01 * 32**0.5) * (0.01 * 16) * (0.01 * 16**0.5)
         True
+        >>> mean = nn.Conv2d(1, 1, 3, padding=1)
+        >>> _ = nn.init.constant_(mean.weight, 1 / 9)
+        >>> round(lipschitz_bound(nn.Sequential(mean, nn.ReLU(), nn.AvgPool2d(2)), (1, 16, 16)), 4)
+        0.4887
 
     Reference:
         Gouk et al., "Regularisation of Neural Networks by Enforcing Lipschitz Continuity", 2021,
-        arXiv:1804.04368, section 3.
+        arXiv:1804.04368, section 3; convolutions on a torus: Sedghi, Gupta and Long, "The Singular
+        Values of Convolutional Layers", 2019, arXiv:1805.10408, section 2.
     """
     for cls in type(module).__mro__:
         if cls in _rules and type(module).forward is cls.forward:
