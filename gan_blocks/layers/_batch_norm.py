@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gan_blocks._math import at_least_float32
 from gan_blocks.distributed import all_reduce, process_count
+from gan_blocks.lipschitz import batch_norm_norm, lipschitz_rule
 
 
 class _OverProcesses:
@@ -47,3 +48,6 @@ class BatchNorm1d(_OverProcesses, nn.BatchNorm1d):
 
 class BatchNorm2d(_OverProcesses, nn.BatchNorm2d):
     pass
+
+
+lipschitz_rule(BatchNorm1d, BatchNorm2d)(batch_norm_norm)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_blocks.lipschitz import convolution_norm, finite, lipschitz_rule, matrix_norm
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -135,3 +136,18 @@ class EqualizedConv2d(nn.Module):
         """The convolution."""
         bias = None if self.bias is None else self.bias * self.lr_multiplier
         return F.conv2d(x, self.weight * self.scale, bias, self.stride, self.padding)
+
+
+@lipschitz_rule(EqualizedLinear)
+def _linear_bound(module: EqualizedLinear, input_shape: tuple[int, ...]) -> float:
+    if not input_shape or input_shape[-1] != module.weight.shape[1]:
+        raise ValueError(
+            f"EqualizedLinear takes {module.weight.shape[1]} features, got shape {input_shape}"
+        )
+    return module.scale * matrix_norm(finite(module.weight, module))
+
+
+@lipschitz_rule(EqualizedConv2d)
+def _convolution_bound(module: EqualizedConv2d, input_shape: tuple[int, ...]) -> float:
+    weight = finite(module.weight, module)
+    return module.scale * convolution_norm(weight, input_shape, module.stride, module.padding)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from gan_blocks.lipschitz import lipschitz_rule
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, NonNegativeFloat, NonNegativeInt
 
@@ -83,3 +84,10 @@ class GaussianNoise(nn.Module):
             return x
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return x + self.current_std(x.dtype) * noise
+
+
+@lipschitz_rule(GaussianNoise)
+def _without_noise(module: GaussianNoise, input_shape: tuple[int, ...]) -> float:
+    if module.training:
+        raise TypeError("GaussianNoise in training mode is random: call eval() for a bound")
+    return 1.0

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks._math import at_least_float32
+from gan_blocks.lipschitz import lipschitz_rule
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, PositiveFloat
 
@@ -47,3 +48,9 @@ class PixelNorm(nn.Module):
             raise ValueError(f"PixelNorm takes samples of shape (N, C, ...), got {tuple(x.shape)}")
         y = at_least_float32(x)
         return (y * torch.rsqrt(y.square().mean(1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+@lipschitz_rule(PixelNorm)
+def _slope_at_zero(module: PixelNorm, input_shape: tuple[int, ...]) -> float:
+    # With r the mean square, the slope is eps (r + eps)^(-3/2) along x and (r + eps)^(-1/2) across.
+    return module.eps**-0.5

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gan_blocks._labels import labels_for
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.conditional_batch_norm import ConditionalBatchNorm2d
+from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
 
@@ -159,3 +160,22 @@ def _check_map(block: Any, x: Tensor, smallest: int) -> None:
             f"{type(block).__name__} takes maps of shape (N, {block.in_channels}, H, W), H and W at "
             f"least {smallest}, got {tuple(x.shape)}"
         )
+
+
+@lipschitz_rule(ResidualUp2d)
+def _sum_of_doubled(module: ResidualUp2d, input_shape: tuple[int, ...]) -> float:
+    doubling = nn.Upsample(scale_factor=2)
+    first = nn.Sequential(module.norm1, nn.ReLU(), doubling, module.conv1)
+    second = nn.Sequential(module.norm2, nn.ReLU(), module.conv2)
+    shortcut = nn.Sequential(module.shortcut, doubling)
+    branch = nn.Sequential(first, second)
+    return lipschitz_bound(branch, input_shape) + lipschitz_bound(shortcut, input_shape)
+
+
+@lipschitz_rule(ResidualDown2d)
+def _sum_of_halved(module: ResidualDown2d, input_shape: tuple[int, ...]) -> float:
+    relu, mean = nn.ReLU(), nn.AvgPool2d(2) if module.downsample else nn.Identity()
+    first = nn.Identity() if module.first else relu
+    branch = nn.Sequential(first, module.conv1, relu, module.conv2, mean)
+    shortcut = nn.Sequential(mean, module.shortcut)
+    return lipschitz_bound(branch, input_shape) + lipschitz_bound(shortcut, input_shape)

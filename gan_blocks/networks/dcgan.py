@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
+from gan_blocks.lipschitz import lipschitz_rule
+from gan_blocks.networks._lipschitz import in_turn
 from gan_blocks.networks._shapes import check_images, check_latents
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
@@ -198,3 +200,6 @@ class DCGANDiscriminator(nn.Module):
         """Logits of images."""
         check_images(self, x)
         return self.layers(x)
+
+
+lipschitz_rule(DCGANGenerator, DCGANDiscriminator)(in_turn("layers"))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from gan_blocks.layers._batch_norm import BatchNorm1d
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
-from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
+from gan_blocks.lipschitz import lipschitz_rule
+from gan_blocks.networks._lipschitz import in_turn
 from gan_blocks.networks._shapes import check_latents
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt, Shape
@@ -188,6 +189,4 @@ class MLPDiscriminator(nn.Module):
         return self.layers(x)
 
 
-@lipschitz_rule(MLPGenerator, MLPDiscriminator)
-def _layers_in_turn(module: Any, input_shape: tuple[int, ...]) -> float:
-    return lipschitz_bound(module.layers, input_shape)
+lipschitz_rule(MLPGenerator, MLPDiscriminator)(in_turn("layers"))

@@ -8,6 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_blocks._labels import labels_for
+from gan_blocks.lipschitz import (
+    convolution_norm,
+    finite,
+    lipschitz_bound,
+    lipschitz_rule,
+    matrix_norm,
+    output_shape,
+    transposed_convolution_norm,
+)
+from gan_blocks.networks._lipschitz import in_turn
 from gan_blocks.networks._shapes import Widths, check_images, check_latents, smallest_map
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
@@ -289,3 +299,41 @@ class R3GANDiscriminator(nn.Module):
         for each in labels_for(self, labels, len(x)):
             y = y * self.classes(each)
         return y.sum(1)
+
+
+lipschitz_rule(R3GANGenerator, R3GANDiscriminator)(in_turn("layers"))
+
+
+@lipschitz_rule(_BiasedActivation)
+def _slope(module: _BiasedActivation, input_shape: tuple[int, ...]) -> float:
+    return 1.0
+
+
+@lipschitz_rule(_Bottleneck)
+def _sum(module: _Bottleneck, input_shape: tuple[int, ...]) -> float:
+    return 1 + lipschitz_bound(module.layers, input_shape)
+
+
+_ONE_CHANNEL = torch.empty(1, 1, 0, 0, dtype=torch.float64)
+"""On which the smoothing filter is asked for; it is the same for all channels."""
+
+
+@lipschitz_rule(_Up)
+def _up(module: _Up, input_shape: tuple[int, ...]) -> float:
+    one = (1, *input_shape[1:])
+    smoothed = transposed_convolution_norm(4 * _filter(_ONE_CHANNEL), one, stride=2, padding=1)
+    return lipschitz_bound(module.linear, input_shape) * smoothed
+
+
+@lipschitz_rule(_Down)
+def _down(module: _Down, input_shape: tuple[int, ...]) -> float:
+    one = (1, *input_shape[1:])
+    smoothed = convolution_norm(_filter(_ONE_CHANNEL), one, stride=2, padding=1)
+    halved = output_shape(nn.AvgPool2d(2), input_shape)
+    return smoothed * lipschitz_bound(module.linear, halved)
+
+
+@lipschitz_rule(_GenerativeBasis)
+def _basis(module: _GenerativeBasis, input_shape: tuple[int, ...]) -> float:
+    lengths = finite(module.basis, module).flatten(1).norm(dim=1)
+    return matrix_norm(lengths[:, None] * finite(module.linear.weight, module.linear))

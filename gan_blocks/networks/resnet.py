@@ -1,6 +1,7 @@
 """The residual networks of SN-GAN."""
 
 import itertools
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from gan_blocks._labels import labels_for
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.projection_head import ProjectionHead
 from gan_blocks.layers.residual import ResidualDown2d, ResidualUp2d
+from gan_blocks.lipschitz import lipschitz_rule
+from gan_blocks.networks._lipschitz import in_turn
 from gan_blocks.networks._shapes import Widths, check_latents, smallest_map
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
@@ -208,3 +211,12 @@ class ResNetDiscriminator(nn.Module):
             )
         given = labels_for(self, labels, len(x))
         return self.head(self.pool(self.blocks(x)), *given).flatten()
+
+
+lipschitz_rule(ResNetGenerator)(in_turn("first", "blocks", "last"))
+lipschitz_rule(ResNetDiscriminator)(in_turn("blocks", "pool", "head"))
+
+
+@lipschitz_rule(_SumOfPixels)
+def _sum_of_pixels(module: _SumOfPixels, input_shape: tuple[int, ...]) -> float:
+    return math.sqrt(math.prod(input_shape[1:]))
