@@ -237,7 +237,7 @@ def test_every_spec_builds_and_every_optimiser_steps(name):
 def test_override_replaces_a_whole_key_and_is_checked():
     it = preset("r3gan", batch_size=64, penalties=[{"block": "R1Penalty", "gamma": 3}])
     assert it.batch_size == 64
-    assert it.penalties == [{"block": "R1Penalty", "gamma": 3.0}]
+    assert it.penalties == [{"block": "R1Penalty", "gamma": 3.0, "combine": "sum"}]
     assert it.loss == preset("r3gan").loss
     table = {"name": "Adam", "lr": 1e-3, "betas": (0.0, 0.9)}
     it = preset("r3gan", generator_optimizer=table)
