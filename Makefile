@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # process runs a whole file.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test slow mutants lint docs docs-serve tutorial bench oldest clean
+.PHONY: demo test slow matrix mutants lint docs docs-serve tutorial bench oldest clean
 
 # Idle threads sleep instead of spinning: many times faster where other programs run too.
 demo: .venv/.examples
@@ -18,6 +18,11 @@ test: lint
 # Published results by training, which takes too long for every run.
 slow: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slow/check_*.py
+
+# Every penalty with every layer of a critic, compiled and on two processes too; it goes on where it was
+# stopped, and starts anew without the results.
+matrix: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/matrix.py docs/results/stacking.jsonl docs/results/stacking.md
 
 # Whether the tests notice small changes of the code; some tens of minutes.
 mutants: .venv/.dev

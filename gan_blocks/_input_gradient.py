@@ -34,14 +34,23 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
     """The gradient of each sub-critic at each point, `(N, d)`, to be differentiated by the weights."""
     check_samples(points)
     precision, points = _float32_for_float16(points), _wide(points.detach())
+    mixing = _batch_norm_in_training(critic)
     if torch.compiler.is_compiling():
+        if mixing:
+            raise ValueError(f"{mixing}, and a compiled penalty cannot keep its running statistics")
         with precision:
             return by_torch_func(critic, points)
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
         )
-    _warn_of_batch_norm(critic)
+    if mixing:
+        warnings.warn(
+            f"{mixing}, which mixes the samples, so the gradient is not each sample's own and the "
+            "penalty is not what its paper defines; use layer, group or spectral normalisation in the "
+            "critic",
+            stacklevel=4,
+        )
     with (
         torch.enable_grad(),
         precision,
@@ -162,18 +171,15 @@ def _wide(points: Tensor) -> Tensor:
 # --- batch norm ----------------------------------------------------------------------------------
 
 
-def _warn_of_batch_norm(critic: Critic) -> None:
+def _batch_norm_in_training(critic: Critic) -> str:
+    """What is said of the first batch norm in training mode; nothing if there is none."""
     for module in _modules_of(critic):
         for name, part in module.named_modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training:
-                warnings.warn(
-                    f"the critic's {name or 'module'} is a {type(part).__name__} in training mode: it "
-                    "mixes the samples, so the gradient is not each sample's own and the penalty is "
-                    "not what its paper defines; use layer, group or spectral normalisation in the "
-                    "critic",
-                    stacklevel=5,
+                return (
+                    f"the critic's {name or 'module'} is a {type(part).__name__} in training mode"
                 )
-                return
+    return ""
 
 
 def _modules_of(critic: Any) -> Iterator[nn.Module]:
@@ -182,6 +188,8 @@ def _modules_of(critic: Any) -> Iterator[nn.Module]:
         yield critic
     elif isinstance(critic, functools.partial):
         yield from _modules_of(critic.func)
+    elif torch.compiler.is_compiling():
+        return  # the compiler cannot look into functions
     elif inspect.ismethod(critic):
         yield from _modules_of(critic.__self__)
     elif inspect.isfunction(critic):

@@ -55,6 +55,8 @@ PENALTIES: dict[str, dict[str, Any]] = {
 }
 DRAWN = ("GradientPenalty", "DraganPenalty", "Approximate", "GaussianNoise", "DiffAugment")
 """What draws random numbers, so that no two ways agree."""
+REFUSAL = "in training mode, and a compiled penalty cannot keep its running statistics"
+"""The one combination that cannot work."""
 
 
 class Images(nn.Sequential):
@@ -122,6 +124,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "WeightClipper": Images,
     "Orthogonal": Images,
 }
+CONSTRAINTS = ("SpectralNorm", "WeightClipper", "Orthogonal")
 MODES = {"E": "eager", "C": "compiled critic", "S": "compiled step"}
 PRECISIONS = {"32": "float32", "16": "bfloat16"}
 
@@ -173,6 +176,7 @@ def covering() -> list[Pair]:
 
 def train(pair: Pair, backend: str, rank: int = 0) -> dict[str, Any]:
     """Three steps; the change of the weights, and whether the penalty warned."""
+    torch.compiler.reset()
     torch.manual_seed(0)
     critic = LAYERS[pair.layer]()
     constraint = getattr(gb, pair.layer)() if pair.layer in CONSTRAINTS else None
@@ -214,11 +218,8 @@ def train(pair: Pair, backend: str, rank: int = 0) -> dict[str, Any]:
                 raise ArithmeticError(f"the loss is {value.item()}")
     return {
         "change": (weights_of(critic) - before).tolist(),
-        "warns": any("in training mode: it mixes" in str(w.message) for w in caught),
+        "warns": any("in training mode, which mixes" in str(w.message) for w in caught),
     }
-
-
-CONSTRAINTS = ("SpectralNorm", "WeightClipper", "Orthogonal")
 
 
 def weights_of(critic: nn.Module) -> Tensor:
@@ -250,9 +251,8 @@ def judge(pair: Pair, results: list[dict[str, Any]]) -> str:
 def _join(rank: int, count: int, store: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", store=dist.FileStore(store, count), rank=rank, world_size=count,
-        timeout=timedelta(seconds=300),
-    )  # fmt: skip
+        "gloo", f"file://{store}", timedelta(seconds=300), rank=rank, world_size=count
+    )
 
 
 class Runner:
@@ -264,17 +264,21 @@ class Runner:
 
     def __call__(self, pair: Pair) -> dict[str, Any]:
         started = time.perf_counter()
+        problem = note = ""
         try:
             results = self._results(pair)
-            problem, warns = judge(pair, results), any(result["warns"] for result in results)
+            problem = judge(pair, results)
+            note = "warns" if any(result["warns"] for result in results) else ""
         except Exception as error:
-            problem, warns = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", False
-            self.close()  # a collective that one process left is of no use any more
+            if REFUSAL in str(error):
+                note = "refused"
+            else:
+                problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                self.close()  # a collective that one process left is of no use any more
         took = round(time.perf_counter() - started, 1)
-        return {"key": pair.key, "problem": problem, "warns": warns, "seconds": took}
+        return {"key": pair.key, "problem": problem, "note": note, "seconds": took}
 
     def _results(self, pair: Pair) -> list[dict[str, Any]]:
-        torch.compiler.reset()
         if pair.way.processes == 1:
             return [train(pair, self.backend)]
         if not self.pools:
@@ -322,7 +326,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             elif result["problem"]:
                 cells.append(f"**fails** ({pair.way})")
             else:
-                cells.append(f"{pair.way}{', warns' if result['warns'] else ''}")
+                cells.append(f"{pair.way}, {result['note']}" if result["note"] else str(pair.way))
         lines.append(f"| {layer} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

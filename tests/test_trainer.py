@@ -300,8 +300,12 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_term_and_step(
 
 def test_penalty_that_is_not_finite_is_named(trainer, monkeypatch):
     it, batches = trainer()
-    monkeypatch.setattr(it.penalties[0], "_penalty", lambda gradients: gradients[0].sum() * math.inf)
-    with pytest.raises(FloatingPointError, match=r"step 1: the penalty R1Penalty\(gamma=0.1, combine"):
+    monkeypatch.setattr(
+        it.penalties[0], "_penalty", lambda gradients: gradients[0].sum() * math.inf
+    )
+    with pytest.raises(
+        FloatingPointError, match=r"step 1: the penalty R1Penalty\(gamma=0.1, combine"
+    ):
         it.critic_step(next(batches), it.latents(16))
 
 
