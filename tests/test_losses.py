@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from dirac import eigenvalues, gradient_field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -288,37 +289,6 @@ def test_parallel_lines_give_jsd_no_gradient_and_wasserstein_a_gradient_of_size_
 
 
 # --- Dirac-GAN (Mescheder et al. 2018): every sign and every factor of two -----------------------------
-
-
-def gradient_field(loss, penalties=()):
-    """Where both players move: data at 0, generator at theta, critic psi x."""
-
-    def field(state):
-        if not state.requires_grad:
-            return field(state.clone().requires_grad_()).detach()
-        psi, theta = state.unbind()
-        real = torch.zeros(1, 1, dtype=F64)
-
-        def critic(x):
-            return (psi * x).squeeze(1)
-
-        fake = theta.reshape(1, 1)
-        critic_loss = loss.discriminator(critic(real), critic(fake))
-        for penalty in penalties:
-            critic_loss = critic_loss + penalty(critic, real, fake)
-        generator_loss = loss.generator(critic(fake), critic(real))
-        (d_psi,) = torch.autograd.grad(critic_loss, psi, create_graph=True)
-        (d_theta,) = torch.autograd.grad(generator_loss, theta, create_graph=True)
-        return -torch.stack([d_psi, d_theta])
-
-    return field
-
-
-def eigenvalues(loss, penalties=()):
-    field = gradient_field(loss, penalties)
-    matrix = torch.autograd.functional.jacobian(field, torch.zeros(2, dtype=F64))
-    values = torch.linalg.eigvals(matrix)
-    return sorted(values.tolist(), key=lambda z: (z.real, z.imag))
 
 
 # The slopes of the two sides by the generated sample's logit at 0, from the formulas of the papers.

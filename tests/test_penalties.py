@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from dirac import eigenvalues, gradient_field
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -399,3 +400,54 @@ def test_adam_of_a_lazy_penalty_starts_from_torchs_betas():
         "lr": 0.5,
         "betas": (0.9**0.5, 0.999**0.5),
     }
+
+
+# --- Dirac-GAN (Mescheder et al. 2018): every sign and every factor of two -----------------------------
+
+GAMES = [
+    (gb.NonSaturatingLoss(), 0.5, -0.5),
+    (gb.WassersteinLoss(), 1.0, -1.0),
+    (gb.HingeLoss(), 1.0, -1.0),
+]
+EPSILON = torch.randn(1, 1, generator=torch.Generator().manual_seed(0)).item()
+
+
+class SameNoise(nn.Module):
+    """A penalty that draws the same noise each time."""
+
+    def __init__(self, penalty):
+        super().__init__()
+        self.penalty = penalty
+
+    def forward(self, critic, real, fake):
+        return self.penalty(critic, real, fake, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("penalties", "gamma"),
+    [
+        ([gb.R1Penalty(0.5), gb.R2Penalty(0.75)], 1.25),
+        # For a linear critic lambda sigma^2 epsilon^2 psi^2, with this one epsilon.
+        ([SameNoise(gb.ApproximateR1Penalty(3.0, 0.5))], 2 * 3 * 0.25 * EPSILON**2),
+        ([SameNoise(gb.ApproximateR2Penalty(3.0, 0.5))], 2 * 3 * 0.25 * EPSILON**2),
+        ([gb.Scheduled(gb.R1Penalty(1.0), gb.LinearSchedule(0.7, 0.7, 1))], 0.7),
+        ([gb.Lazy(gb.R1Penalty(0.25), every=1)], 0.25),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("loss", "critic_slope", "generator_slope"), GAMES, ids=str)
+def test_eigenvalues_of_the_dirac_gan_with_each_penalty(
+    penalties, gamma, loss, critic_slope, generator_slope
+):
+    root = (gamma**2 / 4 + critic_slope * generator_slope + 0j) ** 0.5
+    expected = sorted([-gamma / 2 - root, -gamma / 2 + root], key=lambda z: (z.real, z.imag))
+    for actual, exact in zip(eigenvalues(loss, penalties), expected, strict=True):
+        assert actual == pytest.approx(exact, abs=1e-7)
+
+
+@pytest.mark.parametrize("penalty", [gb.GradientPenalty(3.0), gb.DraganPenalty(3.0)], ids=str)
+def test_dirac_gan_finds_no_rest_where_the_norm_is_held_to_1(penalty):
+    field = gradient_field(gb.WassersteinLoss(), [penalty])
+    for side in (1, -1):
+        push = field(torch.tensor([side * 1e-9, 0.0], dtype=F64))[0]
+        assert push.item() == pytest.approx(side * 6, abs=1e-6)
