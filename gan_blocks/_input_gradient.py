@@ -34,7 +34,7 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
     """The gradient of each sub-critic at each point, `(N, d)`, to be differentiated by the weights."""
     check_samples(points)
     precision, points = _float32_for_float16(points), _wide(points.detach())
-    mixing = _batch_norm_in_training(critic)
+    mixing, compiled = _examined(critic)
     if torch.compiler.is_compiling():
         if mixing:
             raise ValueError(f"{mixing}, and a compiled penalty cannot keep its running statistics")
@@ -51,12 +51,9 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
             "critic",
             stacklevel=4,
         )
-    with (
-        torch.enable_grad(),
-        precision,
-        # What torch has compiled cannot be differentiated twice, so it runs as it was written.
-        torch.compiler.set_stance("force_eager"),
-    ):
+    # What torch has compiled cannot be differentiated twice, so it runs as it was written.
+    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    with torch.enable_grad(), precision, eager:
         points = points.requires_grad_()
         return gradients_of_logits(critic(points), points)
 
@@ -168,32 +165,35 @@ def _wide(points: Tensor) -> Tensor:
     return points.float() if points.dtype == torch.float16 else points
 
 
-# --- batch norm ----------------------------------------------------------------------------------
+# --- what the critic is made of ------------------------------------------------------------------
 
 
-def _batch_norm_in_training(critic: Critic) -> str:
-    """What is said of the first batch norm in training mode; nothing if there is none."""
-    for module in _modules_of(critic):
-        for name, part in module.named_modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training:
-                return (
-                    f"the critic's {name or 'module'} is a {type(part).__name__} in training mode"
-                )
-    return ""
+def _examined(critic: Critic) -> tuple[str, bool]:
+    """What is said of a batch norm in training mode, if there is one, and whether a part is compiled."""
+    mixing, compiled = "", False
+    for each in _mentioned(critic):
+        compiled |= "_torchdynamo_orig_callable" in vars(each)
+        for name, part in each.named_modules() if isinstance(each, nn.Module) else ():
+            compiled |= part._compiled_call_impl is not None or "_orig_mod" in part._modules
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training and not mixing:
+                kind = type(part).__name__
+                mixing = f"the critic's {name or 'module'} is a {kind} in training mode"
+    return mixing, compiled
 
 
-def _modules_of(critic: Any) -> Iterator[nn.Module]:
-    """The critic, or the modules that the function which stands for it mentions."""
-    if isinstance(critic, nn.Module):
+def _mentioned(critic: Any) -> Iterator[Any]:
+    """The critic, or the modules and functions that the function which stands for it mentions."""
+    if isinstance(critic, functools.partial):
+        yield from _mentioned(critic.func)
+    elif isinstance(critic, nn.Module):
         yield critic
-    elif isinstance(critic, functools.partial):
-        yield from _modules_of(critic.func)
     elif torch.compiler.is_compiling():
         return  # the compiler cannot look into functions
     elif inspect.ismethod(critic):
-        yield from _modules_of(critic.__self__)
+        yield from _mentioned(critic.__self__)
     elif inspect.isfunction(critic):
+        yield critic
         mentioned = inspect.getclosurevars(critic)
         for value in (*mentioned.nonlocals.values(), *mentioned.globals.values()):
-            if isinstance(value, nn.Module):
+            if isinstance(value, nn.Module) or inspect.isfunction(value):
                 yield value

@@ -231,7 +231,7 @@ def test_compiled_step_with_the_penalty_equals_the_eager_one(penalty):
 
 
 @exact
-@pytest.mark.parametrize("how", ["whole", "in place", "a part", "a function"])
+@pytest.mark.parametrize("how", ["whole", "in place", "a part", "within a function", "a function"])
 def test_penalty_of_a_compiled_critic_is_that_of_the_plain_one(penalty, how):
     torch.compiler.reset()
     plain, critic = smooth_critic(6, 5, 1), smooth_critic(6, 5, 1)
@@ -242,10 +242,12 @@ def test_penalty_of_a_compiled_critic_is_that_of_the_plain_one(penalty, how):
         critic.compile(backend="aot_eager")
     elif how == "a part":
         critic[1] = torch.compile(critic[1], backend="aot_eager")  # pyright: ignore[reportArgumentType]
+    elif how == "a function":
+        compiled = torch.compile(lambda x: critic(x), backend="aot_eager")  # type: ignore[assignment]
     else:
         compiled = torch.compile(critic, backend="aot_eager")  # type: ignore[assignment]
     compiled(real).sum().backward()  # as the loss has it
-    called = (lambda x: compiled(x)) if how == "a function" else compiled
+    called = (lambda x: compiled(x)) if how == "within a function" else compiled
     value, expected = seeded(penalty, called, real, fake), seeded(penalty, plain, real, fake)
     torch.testing.assert_close(value, expected)
     for p, q in zip(by_weights(value, critic), by_weights(expected, plain), strict=True):
