@@ -27,7 +27,7 @@ matrix: .venv/.dev
 # Whether the tests notice small changes of the code; some tens of minutes.
 mutants: .venv/.dev
 	$(INSTALL) -e ".[mutation]"
-	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py losses divergences auxiliary penalties constraints layers networks
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py losses divergences auxiliary penalties constraints lipschitz layers networks
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -2,9 +2,10 @@
 
 import functools
 import inspect
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
     precision, points = _float32_for_float16(points), _wide(points.detach())
     mixing, compiled = _examined(critic)
     if torch.compiler.is_compiling():
-        if mixing:
+        if mixing.endswith("mode"):
             raise ValueError(f"{mixing}, and a compiled penalty cannot keep its running statistics")
         with precision:
             return by_torch_func(critic, points)
@@ -52,10 +53,29 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
             stacklevel=4,
         )
     # What torch has compiled cannot be differentiated twice, so it runs as it was written.
-    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-    with torch.enable_grad(), precision, eager:
+    with torch.enable_grad(), precision, _as_written() if compiled else nullcontext():
         points = points.requires_grad_()
         return gradients_of_logits(critic(points), points)
+
+
+_stance = ExitStack()
+_lock, _users = threading.Lock(), [0]
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
+    """Within it torch runs what it has compiled eagerly; the last of several threads ends it."""
+    with _lock:
+        if not _users[0]:
+            _stance.enter_context(torch.compiler.set_stance("force_eager"))
+        _users[0] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users[0] -= 1
+            if not _users[0]:
+                _stance.close()
 
 
 def by_torch_func(critic: Critic, points: Tensor) -> list[Tensor]:
@@ -84,7 +104,9 @@ def gradients_of_logits(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> li
     One for each sub-critic; `inputs` are those of all of them, or one for each.
     """
     outputs = sub_critics(_NAME, logits)
-    points = [inputs] * len(outputs) if isinstance(inputs, Tensor) else list(inputs)
+    points: list[Any] = (
+        list(inputs) if isinstance(inputs, list | tuple) else [inputs] * len(outputs)
+    )
     if len(points) != len(outputs):
         raise ValueError(
             f"the logits come from {len(outputs)} sub-discriminators, but there are {len(points)} inputs"
@@ -97,7 +119,7 @@ def gradients_of_logits(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> li
 def refuse_float16(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> None:
     """Logits of which the gradient would underflow: nothing can be made of them any more."""
     for group in (logits, inputs):
-        for x in [group] if isinstance(group, Tensor) else group:
+        for x in group if isinstance(group, list | tuple) else [group]:
             if isinstance(x, Tensor) and (
                 x.dtype == torch.float16 or _autocast(x) == torch.float16
             ):
@@ -129,8 +151,9 @@ def _gradient(logits: Tensor, points: Tensor) -> Tensor:
 
 def _check_shapes(logits: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
     for y, x in zip(logits, inputs, strict=True):
-        one_each = y.dim() > 0 and (x.dim() > 1 or len(y) == len(x))
-        if not one_each and not (y.numel() == len(x) == 1):
+        # Logits of several patches may stand in the dimension of the batch.
+        of_each = len(y) % len(x) == 0 if y.dim() else len(x) == 1
+        if not of_each:
             raise ValueError(
                 f"the critic should return logits of each of {len(x)} samples, got shape "
                 f"{tuple(y.shape)} for samples of shape {tuple(x.shape)}; their sum or mean is the "
@@ -175,9 +198,10 @@ def _examined(critic: Critic) -> tuple[str, bool]:
         compiled |= "_torchdynamo_orig_callable" in vars(each)
         for name, part in each.named_modules() if isinstance(each, nn.Module) else ():
             compiled |= part._compiled_call_impl is not None or "_orig_mod" in part._modules
-            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training and not mixing:
-                kind = type(part).__name__
-                mixing = f"the critic's {name or 'module'} is a {kind} in training mode"
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and not mixing:
+                state = "in training mode" if part.training else "without running statistics"
+                if part.training or part.running_mean is None:
+                    mixing = f"the critic's {name or 'module'} is a {type(part).__name__} {state}"
     return mixing, compiled
 
 
@@ -193,7 +217,10 @@ def _mentioned(critic: Any) -> Iterator[Any]:
         yield from _mentioned(critic.__self__)
     elif inspect.isfunction(critic):
         yield critic
-        mentioned = inspect.getclosurevars(critic)
+        try:
+            mentioned = inspect.getclosurevars(critic)
+        except ValueError:  # a name without a value yet
+            return
         for value in (*mentioned.nonlocals.values(), *mentioned.globals.values()):
             if isinstance(value, nn.Module) or inspect.isfunction(value):
                 yield value

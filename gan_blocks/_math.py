@@ -1,6 +1,6 @@
 """Helpers that two or more blocks share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import inf, isfinite
 from typing import Any
@@ -45,6 +45,22 @@ def kept_wide(before: Tensor, after: Tensor) -> Tensor:
     if after.dtype.itemsize >= 4 or before.is_meta:
         return after
     return before.to(after.device, torch.float32)
+
+
+def drawn(
+    distribution: Callable[..., Tensor],
+    shape: Sequence[int],
+    device: torch.device,
+    generator: torch.Generator | None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Numbers from `torch.rand` or `torch.randn`.
+
+    In float32 whatever the samples are, so that every precision sees the same numbers. With sizes that
+    change the compiler takes no generator, not even None.
+    """
+    given = {} if generator is None else {"generator": generator}
+    return distribution(shape, device=device, dtype=dtype, **given)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

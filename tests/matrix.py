@@ -274,7 +274,7 @@ class Runner:
                 note = "refused"
             else:
                 problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-                self.close()  # a collective that one process left is of no use any more
+                self.close(kill=True)  # a collective that one process left is of no use any more
         took = round(time.perf_counter() - started, 1)
         return {"key": pair.key, "problem": problem, "note": note, "seconds": took}
 
@@ -292,11 +292,11 @@ class Runner:
         ]
         return [future.result(timeout=600) for future in futures]
 
-    def close(self) -> None:
+    def close(self, kill: bool = False) -> None:
         for pool in self.pools:
-            for process in list((pool._processes or {}).values()):
+            for process in list((pool._processes or {}).values()) if kill else ():
                 process.kill()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=not kill, cancel_futures=True)
         self.pools = []
 
 

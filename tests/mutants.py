@@ -42,17 +42,20 @@ PACKAGE = ROOT / "gan_blocks"
 TESTS = {
     "losses": ["test_losses.py"],
     "divergences": ["test_divergences.py", "test_losses.py"],
-    "auxiliary": ["test_auxiliary.py", "test_layers.py"],
+    "auxiliary": ["test_auxiliary.py", "test_schedules.py", "test_layers.py"],
     "layers": [
         "test_layers.py",
         "test_minibatch_layers.py",
         "test_image_layers.py",
         "test_distributed.py",
     ],
-    "penalties": ["test_penalties.py"],
+    "penalties": ["test_penalties.py", "test_critic_gradients.py", "test_schedules.py"],
     "constraints": ["test_weight_constraints.py"],
+    "lipschitz": ["test_lipschitz.py"],
     "networks": ["test_networks.py", "test_image_networks.py"],
 }
+SHARED = {"penalties": [PACKAGE / "_input_gradient.py"]}
+"""What stands outside of a subpackage and belongs to it."""
 SWAPS = ["Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "Add_Mul", "Mul_Add"]
 COMPARISONS = ["Lt_LtE", "Lt_Gt", "LtE_Lt", "Gt_GtE", "Gt_Lt", "GtE_Gt", "Eq_NotEq", "NotEq_Eq"]
 OPERATORS = [f"ReplaceBinaryOperator_{name}" for name in SWAPS]
@@ -181,7 +184,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="(%(default)s)")
     options = parser.parse_args()
     for subpackage in options.subpackages:
-        files = sorted((PACKAGE / subpackage).glob("*.py"))
+        files = [*sorted((PACKAGE / subpackage).glob("*.py")), *SHARED.get(subpackage, [])]
         mutants = [mutant for file in files for mutant in mutants_of(file)]
         unchanged = Mutant(files[-1], files[-1].read_text(encoding="utf-8"))
         if not survives(unchanged, subpackage):

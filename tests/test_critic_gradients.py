@@ -3,10 +3,12 @@
 import functools
 import itertools
 import math
+import threading
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 import gan_blocks as gb
 from gan_blocks._input_gradient import by_torch_func, input_gradients
@@ -330,3 +332,110 @@ def test_lazy_penalty_needs_samples_whether_due_or_not(calls):
     with pytest.raises(TypeError, match="needs a tensor of samples"):
         lazy(smooth_critic(3, 1), None, None)
     assert lazy.calls == calls
+
+
+# --- what a critic may not do, and what it may -------------------------------------------------------
+
+
+@exact
+@pytest.mark.parametrize("how", ["mean", "half"])
+def test_mean_over_the_batch_is_refused_whatever_its_shape(penalty, how):
+    critic = smooth_critic(3, 4, 1).double()
+    wrong = {
+        "mean": lambda x: critic(x).mean(0).view(1),  # N^2 too small, in silence
+        "half": lambda x: critic(x).view(2, -1).sum(1),
+    }
+    with pytest.raises(ValueError, match="logits of each of 4 samples, got shape"):
+        penalty(wrong[how], *pair(4, 3))
+
+
+@exact
+def test_patches_may_stand_in_the_dimension_of_the_batch(penalty):
+    critic = smooth_critic(3, 4, 5).double()
+    real, fake = pair(4, 3)
+    expected = seeded(penalty, critic, real, fake)
+    torch.testing.assert_close(seeded(penalty, lambda x: critic(x).view(-1), real, fake), expected)
+
+
+def test_nan_of_the_critic_is_not_hidden():
+    critic = smooth_critic(3, 4, 1).double()
+    for penalty in EXACT:
+        assert penalty(lambda x: critic(x) * math.nan, *pair(4, 3)).isnan(), penalty
+
+
+@every
+def test_samples_that_are_no_tensor_are_refused_before_the_critic_sees_them(penalty):
+    with pytest.raises(TypeError, match="a tensor of samples, got NoneType"):
+        penalty(smooth_critic(3, 1), None, None)
+    with pytest.raises(TypeError, match=r"floating-point samples, got torch\.int64"):
+        penalty(smooth_critic(3, 1), torch.ones(2, 3).long(), torch.ones(2, 3).long())
+
+
+def test_inputs_that_are_no_tensor_are_refused():
+    with pytest.raises(TypeError, match="a tensor of samples, got NoneType"):
+        gb.R1Penalty().from_logits(torch.zeros(2), None)  # pyright: ignore[reportArgumentType]
+
+
+@exact
+def test_batch_norm_without_running_statistics_is_named_in_evaluation_mode_too(penalty):
+    norm = nn.BatchNorm1d(4, track_running_stats=False)
+    critic = nn.Sequential(nn.Linear(3, 4), norm, nn.Linear(4, 1)).double().eval()
+    with pytest.warns(UserWarning, match="1 is a BatchNorm1d without running statistics, which mi"):
+        penalty(critic, *pair(4, 3))
+
+
+def test_function_with_a_name_that_has_no_value_yet():
+    def critic(x):
+        if len(x) > 100:
+            return later
+        return x.sum(1)
+
+    assert gb.R1Penalty(2.0)(critic, torch.ones(2, 3)) == 3
+    later = 0
+
+
+@every
+def test_compiled_penalty_takes_batches_of_any_size(penalty):
+    torch.compiler.reset()
+    critic = smooth_critic(3, 4, 1)
+    compiled = torch.compile(
+        lambda x, y: penalty(critic, x, y), fullgraph=True, backend="aot_eager", dynamic=True
+    )
+    for n in (4, 3, 7):
+        assert compiled(*pair(n, 3, dtype=torch.float32)) >= 0
+
+
+def test_batch_norm_in_a_step_that_falls_back_to_eager_is_named():
+    torch.compiler.reset()
+    critic = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    real, _ = pair(4, 3, dtype=torch.float32)
+    penalty = gb.R1Penalty()
+    step = torch.compile(lambda x: penalty(critic, x), backend="aot_eager")
+    with pytest.warns(UserWarning, match="the critic's 1 is a BatchNorm1d in training mode"):
+        step(real)
+
+
+def test_compilation_goes_on_after_penalties_of_several_threads():
+    torch.compiler.reset()
+    critic, real = smooth_critic(3, 4, 1), pair(4, 3, dtype=torch.float32)[0]
+    counter = CompileCounter()
+    compiled = torch.compile(critic, backend=counter)
+    first_is_in, second_is_in = threading.Event(), threading.Event()
+
+    def first(x):
+        first_is_in.set()
+        assert second_is_in.wait(30)
+        return compiled(x)
+
+    def second(x):
+        assert first_is_in.wait(30)
+        second_is_in.set()
+        other.join(30)  # it leaves before this one
+        return compiled(x)
+
+    other = threading.Thread(target=gb.R1Penalty(), args=(first, real))
+    other.start()
+    gb.R1Penalty()(second, real)
+    assert counter.frame_count == 0, "the penalties compiled nothing"
+    compiled(real)
+    assert counter.frame_count == 1

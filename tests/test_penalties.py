@@ -363,6 +363,16 @@ def test_lazy_penalty_counts_on_from_its_state():
     assert fresh.is_due()
 
 
+def test_lazy_penalty_stands_still_in_evaluation_mode_and_when_the_penalty_fails():
+    lazy, real = gb.Lazy(gb.R1Penalty(), every=3), torch.randn(3, 2)
+    lazy.eval()
+    lazy(lambda x: x.sum(1), real, None)
+    lazy.train()
+    with pytest.raises(ValueError, match="does not depend"):
+        lazy(lambda x: torch.zeros(len(x)), real, None)
+    assert lazy.calls == 0
+
+
 def test_adam_of_a_lazy_penalty_is_stylegan2s():
     arguments = gb.Lazy(gb.R1Penalty(), every=16).adam(0.0025, (0.0, 0.99))
     assert arguments["lr"] == pytest.approx(0.0025 * 16 / 17)

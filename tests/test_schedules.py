@@ -49,6 +49,16 @@ def test_values_are_those_of_the_formulas(start, end, steps, data):
 
 
 @every
+def test_steps_beyond_the_reach_of_float32_are_told_apart(schedule):
+    steps = 20_000_001
+    value = schedule(1.0, 0.0, steps)
+    for t in (steps - 2, steps - 1, steps):
+        value.count.fill_(t)
+        assert value().item() == pytest.approx(value.at(t), rel=1e-6, abs=0)
+    assert value.at(-1) == value.at(0)
+
+
+@every
 def test_calls_follow_the_steps(schedule):
     value = schedule(2.0, 0.5, 4)
     for t in range(7):
@@ -109,16 +119,25 @@ def test_compiled_step_follows_the_schedule_without_being_compiled_again(schedul
     penalty = gb.Scheduled(gb.R1Penalty(1.0), schedule(2.0, 0.5, 4))
     weight, counter = schedule(1.0, 0.0, 3), CompileCounter()
 
-    @torch.compile(backend=counter, fullgraph=True)
     def step(real):
         value = penalty(critic, real, None) + weight() * critic(real).mean()
         weight.step()
         return value
 
+    def gradient(value):
+        return torch.autograd.grad(value, critic[0].weight, retain_graph=True)[0]
+
     plain, term = gb.R1Penalty(1.0)(critic, real), critic(real).mean()
-    for t in range(6):
-        expected = schedule(2.0, 0.5, 4).at(t) * plain + schedule(1.0, 0.0, 3).at(t) * term
-        torch.testing.assert_close(step(real), expected)
+    for backend in (counter, "aot_eager"):
+        compiled = torch.compile(step, backend=backend, fullgraph=True)
+        for part in (penalty.schedule, weight):
+            part.count.zero_()
+        for t in range(6):
+            expected = schedule(2.0, 0.5, 4).at(t) * plain + schedule(1.0, 0.0, 3).at(t) * term
+            value = compiled(real)
+            torch.testing.assert_close(value, expected)
+            # A count that is changed in place gives the gradient of the next step.
+            torch.testing.assert_close(gradient(value), gradient(expected))
     assert counter.frame_count == 1
 
 

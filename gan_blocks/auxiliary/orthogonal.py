@@ -1,7 +1,10 @@
 """Orthogonal regularisation."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from gan_blocks._math import at_least_float32
 from gan_blocks.spec import block
@@ -18,7 +21,8 @@ class OrthogonalRegularizer(nn.Module):
       \lambda \sum_W \left\|W W^\top - I\right\|_F^2 \text{ (with unit norm)}.$$
 
     The first leaves the lengths of the rows alone. Offsets and normalisation layers have no rows and
-    are left out, and so are embeddings, whose rows are classes.
+    are left out, and so are embeddings, whose rows are classes, and what needs no gradient. Where a
+    parametrisation computes a weight, it is the computed one.
 
     Args:
         weight: $\lambda$; BigGAN has 1e-4, for the generator.
@@ -67,14 +71,21 @@ class OrthogonalRegularizer(nn.Module):
 
 
 def _matrices(module: nn.Module) -> list[Tensor]:
-    """Each weight as one row for each output; transposed convolutions have their inputs first."""
+    """Each weight as one row for each output."""
     found: dict[int, Tensor] = {}
     for layer in module.modules():
-        weight = getattr(layer, "weight", None)
-        if isinstance(layer, nn.Embedding) or not isinstance(weight, Tensor) or weight.dim() < 2:
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag | ParametrizationList):
             continue
-        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-        rows = weight.transpose(0, 1) if transposed else weight
-        if weight.requires_grad:
-            found[id(weight)] = at_least_float32(rows.flatten(1))
+        computed = getattr(layer, "parametrizations", {})
+        for name in (*layer._parameters, *computed):
+            weight = getattr(layer, name)
+            if isinstance(weight, Tensor) and weight.dim() > 1 and weight.requires_grad:
+                found[id(weight)] = at_least_float32(_rows(layer, weight))
     return list(found.values())
+
+
+def _rows(layer: Any, weight: Tensor) -> Tensor:
+    if not isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return weight.flatten(1)
+    # The inputs come first here, group by group.
+    return torch.cat([part.transpose(0, 1).flatten(1) for part in weight.chunk(layer.groups)])

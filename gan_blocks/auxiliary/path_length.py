@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32, kept_wide
+from gan_blocks._math import at_least_float32, drawn, kept_wide
 from gan_blocks.distributed import mean
 from gan_blocks.spec import block
 from gan_blocks.types import DecayRate, NonNegativeFloat
@@ -83,14 +83,17 @@ class PathLengthPenalty(nn.Module):
         return self.weight * (lengths - self._average(lengths)).square().mean()
 
     def _lengths(self, images: Tensor, w: Tensor, generator: torch.Generator | None) -> Tensor:
+        for name, x in (("images", images), ("w", w)):
+            if not isinstance(x, Tensor):
+                raise TypeError(f"{name} should be a tensor, got {type(x).__name__}")
         if images.dim() < 2 or w.dim() not in (2, 3) or len(images) != len(w) or not len(w):
             raise ValueError(
                 "path lengths are those of images (N, C, ...) by styles (N, d) or (N, layers, d), got "
                 f"{tuple(images.shape)} and {tuple(w.shape)}"
             )
-        options = {"generator": generator, "device": images.device, "dtype": torch.float32}
         wide = at_least_float32(images)
-        y = torch.randn(images.shape, **options).to(wide.dtype) / math.sqrt(images[0, 0].numel())
+        noise = drawn(torch.randn, images.shape, images.device, generator).to(wide.dtype)
+        y = noise / math.sqrt(images[0, 0].numel())
         gradient = None
         if images.requires_grad and w.requires_grad:
             (gradient,) = torch.autograd.grad(

@@ -23,11 +23,13 @@ class _Schedule(nn.Module):
 
     def forward(self) -> Tensor:
         """The present value, a scalar of float32."""
-        return self._value((self.count / self.steps).clamp(max=1.0))
+        # float64 where there is one: float32 does not tell the steps beyond 16 million apart.
+        exact = torch.float32 if self.count.device.type == "mps" else torch.float64
+        return self._value((self.count.to(exact) / self.steps).clamp(max=1.0)).float()
 
     def at(self, step: int) -> float:
         """The value after so many steps."""
-        done = min(step / self.steps, 1.0)
+        done = min(max(step / self.steps, 0.0), 1.0)
         return self._value(torch.tensor(done, dtype=torch.float64)).item()
 
     @torch.no_grad()

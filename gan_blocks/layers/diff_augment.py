@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32
+from gan_blocks._math import at_least_float32, drawn
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Probability
 
@@ -70,7 +70,7 @@ class DiffAugment(nn.Module):
 
         They hold for images of any size; `generator` draws them, torch's own if left out.
         """
-        return torch.rand(len(x), 7, generator=generator, device=x.device)
+        return drawn(torch.rand, (len(x), 7), x.device, generator)
 
     def forward(
         self, x: Tensor, draw: Tensor | None = None, *, generator: torch.Generator | None = None

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._math import drawn
 from gan_blocks.lipschitz import lipschitz_rule
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, NonNegativeFloat, NonNegativeInt
@@ -67,7 +68,8 @@ class GaussianNoise(nn.Module):
     @torch.no_grad()
     def step(self) -> None:
         """Count one training step."""
-        self.steps += 1
+        # A new tensor: what a compiled step keeps of the old one for its backward pass has to stay.
+        self.steps = self.steps + 1
 
     def current_std(self, dtype: torch.dtype = torch.float32) -> Tensor:
         r"""$\sigma_t$."""
@@ -82,7 +84,7 @@ class GaussianNoise(nn.Module):
             raise TypeError(f"GaussianNoise takes floating-point samples, got {x.dtype}")
         if not self.training:
             return x
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        noise = drawn(torch.randn, x.shape, x.device, generator, x.dtype)
         return x + self.current_std(x.dtype) * noise
 
 

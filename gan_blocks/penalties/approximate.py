@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from gan_blocks._input_gradient import check_samples
 from gan_blocks._logits import combined, squared_differences
-from gan_blocks._math import at_least_float32
+from gan_blocks._math import at_least_float32, drawn
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Critic, Logits, NonNegativeFloat, PositiveFloat
 
@@ -20,7 +20,7 @@ class _Approximation(nn.Module):
     def perturbed(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         r"""$x + \sigma\varepsilon$, to be judged beside $x$; `generator` draws the noise."""
         check_samples(x)
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=torch.float32)
+        noise = drawn(torch.randn, x.shape, x.device, generator)
         wide = noise.to(at_least_float32(x).dtype)
         return x.detach() + (self.sigma * wide).to(x.dtype)
 
@@ -35,6 +35,7 @@ class _Approximation(nn.Module):
         return self.weight * combined(terms, self.combine)
 
     def _penalty(self, critic: Critic, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        check_samples(x)
         x = x.detach()
         return self.from_logits(critic(x), critic(self.perturbed(x, generator=generator)))
 
@@ -46,11 +47,12 @@ class ApproximateR1Penalty(_Approximation):
     $$\lambda\, \mathbb{E}_{x \sim p,\, \varepsilon \sim N(0, I)}
       \left(D(x) - D(x + \sigma\varepsilon)\right)^2.$$
 
-    For small $\sigma$ it is the [`R1Penalty`][gan_blocks.R1Penalty] with
-    $\gamma = 2\lambda\sigma^2$, exactly so for a linear critic, and needs first derivatives only: fused
-    attention and sharded or compiled critics work. **Both** logits carry the gradient; without it on
+    For a critic with one logit it is, at small $\sigma$, the [`R1Penalty`][gan_blocks.R1Penalty] with
+    $\gamma = 2\lambda\sigma^2$, and exactly so if the critic is linear. (Of several logits this one is
+    the mean, where R1 differentiates their sum.) It needs first derivatives only: fused attention and
+    sharded or compiled critics work. **Both** logits carry the gradient; without it on
     one of them the direction is wrong. In bfloat16 the difference is lost in the rounding of the
-    logits where $\sigma$ is small.
+    logits where $\sigma$ is small, and dropout in the critic, which draws anew, drowns it.
 
     Args:
         weight: $\lambda$.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gan_blocks._input_gradient import check_samples, input_gradients
 from gan_blocks._logits import combined
-from gan_blocks._math import at_least_float32
+from gan_blocks._math import at_least_float32, drawn
 from gan_blocks.spec import block
 from gan_blocks.types import Combine, Critic, NonNegativeFloat
 
@@ -90,15 +90,14 @@ class DraganPenalty(nn.Module):
             generator: Draws the points; torch's global one if left out.
         """
         check_samples(real)
-        # Drawn in float32 whatever the samples are, so that every precision sees the same points.
-        options = {"generator": generator, "device": real.device, "dtype": torch.float32}
+        wide = at_least_float32(real.detach())
         if self.noise == "uniform":
-            u = torch.rand(real.shape, **options)
-            alpha = torch.rand((len(real), *[1] * (real.dim() - 1)), **options)
-            spread = at_least_float32(real.detach()).std(correction=0)
-            step = alpha.to(spread.dtype) * spread * u
+            u = drawn(torch.rand, real.shape, real.device, generator)
+            one_each = (len(real), *[1] * (real.dim() - 1))
+            alpha = drawn(torch.rand, one_each, real.device, generator)
+            step = alpha * wide.std(correction=0) * u
         else:
-            step = torch.randn(real.shape, **options).to(at_least_float32(real).dtype)
+            step = drawn(torch.randn, real.shape, real.device, generator).to(wide.dtype)
         gradients = input_gradients(critic, real + (self.scale * step).to(real.dtype))
         # The norm's own derivative at 0 is 0 in torch; a root of a sum of squares gives NaN there.
         distances = [torch.linalg.vector_norm(g, dim=1) - self.target for g in gradients]

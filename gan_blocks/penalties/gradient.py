@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from gan_blocks._input_gradient import check_samples, input_gradients
 from gan_blocks._logits import combined
+from gan_blocks._math import drawn
 from gan_blocks.spec import block
 from gan_blocks.types import Combine, Critic, NonNegativeFloat
 
@@ -94,9 +95,7 @@ class GradientPenalty(nn.Module):
                 f"and fake {tuple(fake.shape)} need one shape"
             )
         shape = (len(real), *[1] * (real.dim() - 1))
-        # Drawn in float32 whatever the samples are, so that every precision sees the same points.
-        epsilon = torch.rand(shape, generator=generator, device=real.device, dtype=torch.float32)
-        epsilon = epsilon.to(real.dtype)
+        epsilon = drawn(torch.rand, shape, real.device, generator).to(real.dtype)
         points = epsilon * real + (1 - epsilon) * fake
         terms = [self._of_one(gradient) for gradient in input_gradients(critic, points)]
         return self.weight * combined(terms, self.combine)
@@ -105,7 +104,7 @@ class GradientPenalty(nn.Module):
         if self.one_sided:
             # Flat below the target, and so are all its derivatives; the norm's second one at 0 is NaN.
             squares = gradient.square().sum(1)
-            outside = squares > self.target**2
+            outside = ~(squares.detach().sqrt() <= self.target)  # NaN is outside
             norm = torch.where(outside, squares, 1).sqrt()
             excess = torch.where(outside, norm - self.target, 0)
         else:

@@ -13,7 +13,10 @@ class Lazy(nn.Module):
 
     The first call gives $k$ times the penalty, the next $k - 1$ calls give 0 without touching the
     critic, and so on. On average the gradient is that of the penalty on every step, at $1/k$ of its
-    cost. The number of calls lies in `state_dict`.
+    cost. The number of calls lies in `state_dict`, and stands still
+    in evaluation mode. It is a Python number, so a compiled step would be compiled for each of its
+    values: compile the step with the penalty and the one without, and choose by
+    [`is_due`][gan_blocks.Lazy.is_due].
 
     With Adam two gradients share one set of moments, and an optimiser that counts steps is slowed
     down in proportion: StyleGAN2 multiplies the learning rate by $c = k/(k+1)$ and raises both
@@ -59,14 +62,16 @@ class Lazy(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The penalty times `every` where it is due, else 0."""
-        due = self.is_due()
         samples = [x for x in (real, fake) if isinstance(x, Tensor)]
         if not samples:
             raise TypeError("the penalty needs a tensor of samples, got neither real nor fake ones")
-        self.calls += 1
-        if due:
-            return self.every * self.penalty(critic, real, fake, generator=generator)
-        return torch.zeros((), device=samples[0].device)
+        if self.is_due():
+            value = self.every * self.penalty(critic, real, fake, generator=generator)
+        else:
+            value = torch.zeros((), device=samples[0].device)
+        if self.training:
+            self.calls += 1
+        return value
 
     def adam(self, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> dict[str, object]:
         """Adam's arguments, adjusted."""

@@ -16,7 +16,8 @@ class Scheduled(nn.Module):
     the penalty the weight 1, and the schedule's values are the weight.
 
     Around [`Lazy`][gan_blocks.Lazy] every step counts; inside it, only those on which the penalty is
-    due. The count lies in `state_dict`, and a compiled step is not compiled again.
+    due. The count lies in a buffer: it is saved, and a compiled step is not compiled again when it
+    changes.
 
     Args:
         penalty: Which penalty.
