@@ -131,7 +131,7 @@ def test_compiled_step_follows_the_schedule_without_being_compiled_again(schedul
     for backend in (counter, "aot_eager"):
         compiled = torch.compile(step, backend=backend, fullgraph=True)
         for part in (penalty.schedule, weight):
-            part.count.zero_()
+            part.load_state_dict({"count": torch.tensor(0)})  # pyright: ignore
         for t in range(6):
             expected = schedule(2.0, 0.5, 4).at(t) * plain + schedule(1.0, 0.0, 3).at(t) * term
             value = compiled(real)
