@@ -411,3 +411,41 @@ def test_run_with_a_spectral_norm_goes_on_exactly_after_a_stop(examples, read, t
     examples.train.run(read("sngan", steps=3), tmp_path, tmp_path / "parts", cpu, False)
     again = examples.train.run(config, tmp_path, tmp_path / "parts", cpu, True)
     assert all(map(torch.equal, whole.critic.parameters(), again.critic.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        (
+            {
+                "name": "Adam",
+                "betas": [0.5, {"block": "LinearSchedule", "start": 0.9, "end": 1.5, "steps": 2}],
+            },
+            "Adam cannot be built at the end of its schedules: Invalid beta",
+        ),
+        (
+            {
+                "name": "SGD",
+                "lr": {"block": "LinearSchedule", "start": 0.1, "end": -1.0, "steps": 2},
+            },
+            "SGD cannot be built at the end of its schedules: Invalid learning rate",
+        ),
+        (
+            {"name": "Adam", "lr": torch.tensor(0.1)},
+            "takes numbers, strings and specs of schedules",
+        ),
+        ({"name": "Adam", "lr": -1.0}, "Adam cannot be built: Invalid learning rate"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_both_ends_of_a_schedule_are_tried_before_the_first_step(table, text):
+    with pytest.raises(InvalidArgumentsError, match=text):
+        preset("gan", generator_optimizer=table)
+
+
+def test_numbers_and_letters_that_toml_writes_in_another_way():
+    settings = preset(
+        "gan", title='a\x7f\u2028"b\\n', generator_optimizer={"name": "Adam", "eps": float("inf")}
+    )
+    again = tomllib.loads(str(settings))
+    assert Preset.model_validate(again) == settings

@@ -682,7 +682,7 @@ def test_checkpoint_that_cannot_be_written_whole_leaves_the_old_one(
         ("RelativisticLoss", "nowhere/Loss", r"loss.block: .*nowhere"),
         ("lr = 1e-3\nbetas", "lr = -1.0\nbetas", r"generator_optimizer: .*Invalid learning rate"),
         ("lr = 1e-3\nbetas", "lrr = 1e-3\nbetas", r"generator_optimizer: .*'lrr'"),
-        ('"Adam"\nlr = 1e-3\nb', '"Adm"\nlr = 1e-3\nb', r"generator_optimizer: .*such as Adam"),
+        ('"Adam"\nlr = 1e-3\nb', '"Adm"\nlr = 1e-3\nb', r"generator_optimizer: .*did you mean Adam"),
         ('"Adam"\nlr = 1e-3\nbetas = [0.0, 0.99]', '"LBFGS"', r"LBFGS cannot step: .*closure"),
         ("output_shape = [2]", "output_shape = [3]", r"generator, discriminator, loss and data do"),
         ("input_shape = [2]", "input_shape = [1, 8, 8]", r"do not fit: .*\(N, 1, 8, 8\)"),

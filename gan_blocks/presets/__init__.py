@@ -153,4 +153,6 @@ def _toml(value: Any) -> str:
         if value and all(isinstance(item, str | dict) for item in value):
             return "[\n" + "".join(f"    {_toml(item)},\n" for item in value) + "]"
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return repr(value)  # JSON has no infinity
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

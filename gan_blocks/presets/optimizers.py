@@ -11,6 +11,8 @@ from gan_blocks._arguments import complaint, did_you_mean, shown
 from gan_blocks.registry import registry
 
 Table = dict[str, Any]
+_LAST = 2**31
+"""After the last step of every schedule."""
 
 
 class OptimizerSettings:
@@ -22,7 +24,8 @@ class OptimizerSettings:
             `{"block": "CosineSchedule", "start": 2e-4, "end": 5e-5, "steps": 1000}`.
 
     Raises:
-        ValueError: If there is no such optimiser, or a spec is of no schedule.
+        ValueError: If there is no such optimiser, a spec is of no schedule, or the optimiser does not
+            take the values, the last ones of a schedule among them.
         GanBlocksError: If a spec is wrong.
 
     Example:
@@ -45,6 +48,13 @@ class OptimizerSettings:
             )
         self._arguments = {key: _built(key, table[key]) for key in table if key != "name"}
         self._scheduled = [key for key, v in self._arguments.items() if _has_schedule(v)]
+        for step, when in ((0, ""), (_LAST, " at the end of its schedules")):
+            try:
+                getattr(torch.optim, self.name)([nn.Parameter(torch.zeros(2, 2))], **self.at(step))
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"torch.optim.{self.name} cannot be built{when}: {error}"
+                ) from None
 
     def at(self, step: int) -> Table:
         """The arguments at a step, each schedule replaced by its value."""
@@ -96,13 +106,15 @@ def _normalised(value: Any) -> Any:
         return registry.normalise(value, "auxiliary")
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_normalised(item) for item in value]
-    return value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise complaint(f"takes numbers, strings and specs of schedules, got {shown(value)}")
 
 
 def _check(table: Table) -> Table:
-    """The table, whose optimiser was built for a dummy."""
+    """The table as a document."""
     try:
-        OptimizerSettings(table).build([nn.Parameter(torch.zeros(1))])
+        OptimizerSettings(table)
     except (TypeError, ValueError, LookupError) as error:
         raise complaint(str(error)) from None
     return {key: _normalised(value) for key, value in table.items()}
