@@ -257,7 +257,7 @@ def test_override_replaces_a_whole_key_and_is_checked():
         ({"ema": 2.0, "critic_steps": "5"}, r"critic_steps: .*; ema: should be less"),
         ({"generator_optimizer": {"name": "Adma"}}, r"generator_optimizer: name .*got 'Adma'"),
         ({"generator_optimizer": {"name": "Adam", "ler": 1}}, "generator_optimizer: .*'ler'"),
-        ({"generator_optimizer": {"name": "Adam", "lr": -1.0}}, "generator_optimizer: Invalid"),
+        ({"generator_optimizer": {"name": "Adam", "lr": -1.0}}, "generator_optimizer: .*Invalid"),
         (
             {"generator_optimizer": {"name": "Adam", "lr": {"block": "FeatureMatchingLoss"}}},
             "lr: FeatureMatchingLoss is no schedule; take CosineSchedule",
@@ -413,14 +413,14 @@ def test_run_with_a_spectral_norm_goes_on_exactly_after_a_stop(examples, read, t
     assert all(map(torch.equal, whole.critic.parameters(), again.critic.parameters()))
 
 
+RISING = {"block": "LinearSchedule", "start": 0.9, "end": 1.5, "steps": 2}
+
+
 @pytest.mark.parametrize(
     ("table", "text"),
     [
         (
-            {
-                "name": "Adam",
-                "betas": [0.5, {"block": "LinearSchedule", "start": 0.9, "end": 1.5, "steps": 2}],
-            },
+            {"name": "Adam", "betas": [0.5, RISING]},
             "Adam cannot be built at the end of its schedules: Invalid beta",
         ),
         (
@@ -439,7 +439,7 @@ def test_run_with_a_spectral_norm_goes_on_exactly_after_a_stop(examples, read, t
     ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_both_ends_of_a_schedule_are_tried_before_the_first_step(table, text):
-    with pytest.raises(InvalidArgumentsError, match=text):
+    with pytest.raises(gan_blocks.InvalidArgumentsError, match=text):
         preset("gan", generator_optimizer=table)
 
 
