@@ -648,3 +648,47 @@ def test_consistency_never_broadcasts():
 )
 def test_weights_left_out_are_those_of_the_sources(name, defaults):
     assert to_spec(build({"block": name})) == {"block": name} | defaults
+
+
+# --- every weight of an orthogonally regularised network ----------------------------------------------
+
+
+def sum_of_squared_products(*matrices):
+    return sum(
+        ((rows @ rows.T) * (1 - torch.eye(len(rows), dtype=rows.dtype))).square().sum()
+        for rows in matrices
+    )
+
+
+def test_weights_of_any_name_are_regularised_and_embeddings_are_not():
+    torch.manual_seed(0)
+    attention, cell = nn.MultiheadAttention(4, 2), nn.GRUCell(3, 2)
+    network = nn.ModuleList([attention, cell, nn.EmbeddingBag(5, 3), nn.Embedding(5, 3)]).double()
+    expected = sum_of_squared_products(
+        attention.in_proj_weight, attention.out_proj.weight, cell.weight_ih, cell.weight_hh
+    )
+    torch.testing.assert_close(gan_blocks.OrthogonalRegularizer(1.0)(network), expected)
+
+
+def test_grouped_transposed_convolution_has_one_row_for_each_output():
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=2).double()
+    rows = torch.cat([layer.weight[2 * g : 2 * g + 2].transpose(0, 1).flatten(1) for g in (0, 1)])
+    assert len(rows) == 6
+    expected = sum_of_squared_products(rows)
+    torch.testing.assert_close(gan_blocks.OrthogonalRegularizer(1.0)(layer), expected)
+
+
+def test_computed_weight_is_regularised_and_its_parameters_are_not():
+    torch.manual_seed(0)
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4).double())
+    expected = sum_of_squared_products(layer.weight)
+    value = gan_blocks.OrthogonalRegularizer(1.0)(layer)
+    torch.testing.assert_close(value, expected)
+    value.backward()
+
+
+def test_frozen_weights_are_left_out():
+    frozen, free = nn.Linear(3, 4).double().requires_grad_(False), nn.Linear(4, 2).double()
+    value = gan_blocks.OrthogonalRegularizer(1.0)(nn.Sequential(frozen, free))
+    torch.testing.assert_close(value, sum_of_squared_products(free.weight))

@@ -39,6 +39,30 @@ def test_unit_slope_costs_nothing_at_any_batch_and_input_size(batch, shape):
     assert GradientPenalty(weight=10)(critic, *pair(batch, shape)) < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("penalty", "expected"),
+    [
+        (GradientPenalty(0.5), 0.5 * 2**2),
+        (GradientPenalty(0.5, one_sided=True), 0.5 * 2**2),
+        (GradientPenalty(0.5, target=4, one_sided=True), 0.0),
+        (gb.DraganPenalty(0.5), 0.5 * 2**2),
+        (gb.DraganPenalty(0.5, noise="gaussian"), 0.5 * 2**2),
+        (R1Penalty(0.5), 0.25 * 3**2),
+        (R2Penalty(0.5), 0.25 * 3**2),
+        (gb.Lazy(R1Penalty(0.5), every=1), 0.25 * 3**2),
+        (gb.Scheduled(R1Penalty(1.0), gb.StepSchedule(0.5, 1.0, 10**6)), 0.25 * 3**2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("batch", [1, 2, 64, 257])
+@pytest.mark.parametrize("shape", [(2,), (3, 5), (1, 8, 8), (3, 64, 64)], ids=str)
+def test_slope_of_3_at_any_batch_and_input_size(penalty, expected, batch, shape):
+    critic, _ = linear(shape, 3.0)
+    if batch * math.prod(shape) > 1_000_000:
+        batch = 33
+    assert penalty(critic, *pair(batch, shape)).item() == pytest.approx(expected, rel=1e-9)
+
+
 @given(st.floats(0, 30), st.integers(1, 9), st.sampled_from(SHAPES[:4]), st.floats(0.1, 20))
 def test_values_on_a_linear_critic(slope, batch, shape, weight):
     critic, _ = linear(shape, slope)
