@@ -2,6 +2,7 @@
 
 import difflib
 import numbers
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType, NoneType, UnionType
@@ -46,10 +47,16 @@ def did_you_mean(name: str, candidates: Sequence[str]) -> str:
     return f"; choose from {', '.join(candidates)}" if candidates else ""
 
 
+_brief = reprlib.Repr()
+_brief.maxlevel, _brief.maxstring, _brief.maxother, _brief.maxlong = 4, 60, 60, 60
+
+
 def shown(value: Any, limit: int = 60) -> str:
     """A value in an error message, cut to a readable length."""
     try:
-        text = repr(value)
+        # A table that holds another one twice, and so on, has a repr without end.
+        nested = isinstance(value, Mapping | list | tuple | set | frozenset)
+        text = _brief.repr(value) if nested else repr(value)
     except Exception:
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -137,7 +137,7 @@ class Blueprint:
             self.initialise(instance, **arguments, **options)
         except InvalidArgumentsError:
             raise
-        except (ValueError, OverflowError, MemoryError, RuntimeError) as error:
+        except (ValueError, OverflowError, MemoryError, RuntimeError, TypeError) as error:
             # A relation between arguments, or a size that torch refuses to allocate.
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             problem = Problem((), reason)

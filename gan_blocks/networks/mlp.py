@@ -13,7 +13,7 @@ from gan_blocks.lipschitz import lipschitz_rule
 from gan_blocks.networks._lipschitz import in_turn
 from gan_blocks.networks._shapes import check_latents
 from gan_blocks.spec import block
-from gan_blocks.types import NonNegativeInt, PositiveInt, Shape
+from gan_blocks.types import Depth, NonNegativeInt, PositiveInt, Shape
 
 Activation = Literal["relu", "leaky_relu", "silu", "tanh", "softplus"]
 
@@ -86,7 +86,7 @@ class MLPGenerator(nn.Module):
         latent_dim: PositiveInt,
         output_shape: Shape,
         width: PositiveInt = 256,
-        depth: NonNegativeInt = 3,
+        depth: Depth = 3,
         activation: Activation = "relu",
         norm: Literal["none", "batch", "virtual", "layer"] = "none",
         output: Literal["none", "tanh", "sigmoid"] = "none",
@@ -155,7 +155,7 @@ class MLPDiscriminator(nn.Module):
         self,
         input_shape: Shape,
         width: PositiveInt = 256,
-        depth: NonNegativeInt = 3,
+        depth: Depth = 3,
         activation: Activation = "leaky_relu",
         norm: Literal["none", "virtual", "layer"] = "none",
         minibatch_kernels: NonNegativeInt = 0,

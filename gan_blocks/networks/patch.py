@@ -1,17 +1,18 @@
 """Discriminators that judge patches of an image."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Le
 from torch import Tensor, nn
 
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule, output_shape
 from gan_blocks.networks._lipschitz import in_turn
 from gan_blocks.spec import block
-from gan_blocks.types import NonNegativeInt, PositiveInt
+from gan_blocks.types import Halvings, PositiveInt
 
 PatchNorm = Literal["instance", "batch", "none"]
 _SLOPE = 0.2
@@ -62,7 +63,7 @@ class PatchDiscriminator(nn.Module):
         self,
         channels: PositiveInt = 3,
         width: PositiveInt = 64,
-        depth: NonNegativeInt = 3,
+        depth: Halvings = 3,
         norm: PatchNorm = "instance",
         *,
         device: torch.device | str | None = None,
@@ -151,10 +152,10 @@ class MultiScaleDiscriminator(nn.Module):
 
     def __init__(
         self,
-        num_scales: PositiveInt = 3,
+        num_scales: Annotated[PositiveInt, Le(24)] = 3,
         channels: PositiveInt = 3,
         width: PositiveInt = 64,
-        depth: NonNegativeInt = 3,
+        depth: Halvings = 3,
         norm: PatchNorm = "instance",
         *,
         device: torch.device | str | None = None,

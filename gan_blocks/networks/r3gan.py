@@ -20,7 +20,7 @@ from gan_blocks.lipschitz import (
 from gan_blocks.networks._lipschitz import in_turn
 from gan_blocks.networks._shapes import Widths, check_images, check_latents, smallest_map
 from gan_blocks.spec import block
-from gan_blocks.types import NonNegativeInt, PositiveInt
+from gan_blocks.types import NonNegativeInt, PositiveDepth, PositiveInt
 
 _SLOPE = 0.2
 _GAIN = math.sqrt(2 / (1 + _SLOPE**2))
@@ -172,7 +172,7 @@ class R3GANGenerator(nn.Module):
         image_size: PositiveInt = 32,
         channels: PositiveInt = 3,
         widths: Widths = (768, 768, 768, 768),
-        blocks_per_stage: PositiveInt = 2,
+        blocks_per_stage: PositiveDepth = 2,
         expansion: PositiveInt = 2,
         group_width: PositiveInt = 16,
         num_classes: NonNegativeInt = 0,
@@ -259,7 +259,7 @@ class R3GANDiscriminator(nn.Module):
         image_size: PositiveInt = 32,
         channels: PositiveInt = 3,
         widths: Widths = (768, 768, 768, 768),
-        blocks_per_stage: PositiveInt = 2,
+        blocks_per_stage: PositiveDepth = 2,
         expansion: PositiveInt = 2,
         group_width: PositiveInt = 16,
         num_classes: NonNegativeInt = 0,

@@ -1,0 +1,101 @@
+"""Specs drawn from the declared limits, and broken ones: each builds, or says why not, at once."""
+
+import json
+import os
+import time
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gan_blocks import InvalidArgumentsError, UnknownBlockError, registry, to_spec
+from gan_blocks.registry import KINDS
+from gan_blocks.testing.strategies import broken_specs, specs
+
+EXAMPLES = int(os.environ.get("GAN_BLOCKS_FUZZ", "120"))
+"""For each kind and test; `make fuzz` has 1,500."""
+many = settings(max_examples=EXAMPLES)
+VALIDATORS = {kind: jsonschema.Draft202012Validator(registry.json_schema(kind)) for kind in KINDS}
+
+
+# The first tensor on the meta device takes a second.
+registry.normalise(
+    {"block": "EqualizedConv2d", "in_channels": 1, "out_channels": 1, "kernel_size": 1}
+)
+
+
+def normalised(spec, kind):
+    """The spec with its defaults, or the error; in less than a second."""
+    start = time.process_time()
+    try:
+        result = registry.normalise(spec, kind)
+    except (InvalidArgumentsError, UnknownBlockError) as error:
+        result = error
+    assert time.process_time() - start < 1, spec
+    if isinstance(result, InvalidArgumentsError):
+        assert result.problems
+    assert str(result)
+    return result
+
+
+def is_relation(error) -> bool:
+    """Whether the error is of several arguments together, which limits cannot declare."""
+    return isinstance(error, InvalidArgumentsError) and all(
+        # The path ends at a block: at the outermost, or at one inside.
+        not path or path[-1] in ("penalty", "divergence", "schedule")
+        for path, *_ in error.problems
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@many
+@given(st.data())
+def test_what_keeps_the_limits_builds_or_breaks_a_relation(kind, data):
+    spec = data.draw(specs(kind))
+    result = normalised(spec, kind)
+    if isinstance(result, dict):
+        again = json.loads(json.dumps(result, allow_nan=False))
+        assert again == result
+        assert registry.normalise(again, kind) == result, "a normal form"
+        assert to_spec(registry.build(spec, kind, device="meta")) == result
+    else:
+        assert is_relation(result), result
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@many
+@given(st.data())
+def test_sizes_up_to_the_limits_take_no_time(kind, data):
+    result = normalised(data.draw(specs(kind, largest=None)), kind)
+    assert isinstance(result, dict) or is_relation(result), result
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@many
+@given(st.data())
+def test_broken_specs_are_refused_in_words(kind, data):
+    normalised(data.draw(broken_specs(kind)), kind)
+
+
+def plain(spec) -> bool:
+    """Whether JSON can hold it, so that a schema is asked about the same thing."""
+    try:
+        return json.loads(json.dumps(spec, allow_nan=False)) == spec
+    except (TypeError, ValueError):
+        return False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@many
+@given(st.data())
+def test_schema_accepts_and_refuses_what_build_does(kind, data):
+    spec = data.draw(st.one_of(specs(kind), broken_specs(kind)))
+    if not plain(spec):
+        return
+    result = normalised(spec, kind)
+    accepted = VALIDATORS[kind].is_valid(spec)
+    if isinstance(result, dict):
+        assert accepted, spec
+    elif accepted:
+        assert is_relation(result), (spec, result)
