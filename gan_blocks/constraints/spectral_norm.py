@@ -97,9 +97,11 @@ class SpectralNorm:
         }
         for name, layer in layers.items():
             shown = name or type(layer).__name__
-            _check(shown, layer, 0.0 if name in exact else self.eps)
+            _check(shown, layer)
             if name in exact:
                 _check_that_it_convolves(shown, layer)
+            else:
+                _check_size(shown, layer, self.eps)
         shapes = _shapes_seen(module, exact, self.input_shape) if exact else {}
         for name, layer in layers.items():
             if name in shapes:
@@ -119,7 +121,7 @@ def _is_normalised(layer: Any) -> bool:
     )
 
 
-def _check(name: str, layer: Any, smallest: float) -> None:
+def _check(name: str, layer: Any) -> None:
     weight: Tensor = layer.weight.detach()
     if weight.is_meta:
         return
@@ -130,11 +132,18 @@ def _check(name: str, layer: Any, smallest: float) -> None:
             f"the weight of {name} is all zeros and has no direction to keep; draw it before "
             "SpectralNorm"
         )
+
+
+def _check_size(name: str, layer: Any, eps: float) -> None:
+    """Torch's iteration divides by norms of the weight as it is, where the exact form scales it."""
+    weight: Tensor = layer.weight.detach()
+    if weight.is_meta:
+        return
     largest = float(weight.abs().max())
-    if largest < smallest or not bool(torch.linalg.vector_norm(weight).isfinite()):
+    if largest < eps or not bool(torch.linalg.vector_norm(weight).isfinite()):
         raise ValueError(
-            f"the weight of {name} has entries up to {largest:.0e}, where the power iteration falls below "
-            f"its eps of {smallest} or overflows {weight.dtype}; draw it at a usual size"
+            f"the weight of {name} has entries up to {largest:.0e}: power iteration takes norms below "
+            f"eps={eps} for 0 and overflows {weight.dtype}; draw it at a usual size"
         )
 
 

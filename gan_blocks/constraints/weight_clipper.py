@@ -3,7 +3,7 @@
 import weakref
 from fnmatch import fnmatchcase
 from itertools import chain
-from operator import is_
+from operator import attrgetter, is_
 from typing import Annotated, Any
 
 import torch
@@ -15,6 +15,7 @@ from gan_blocks.constraints._maps import hooked_weights, is_normalisation
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat
 
+_dtype = attrgetter("dtype")
 _HALF = frozenset({torch.float16, torch.bfloat16})
 
 
@@ -83,7 +84,7 @@ class WeightClipper:
         if self._known is None or not self._known.holds_for(module):
             self._known = _Selection(module, self._selected(module))
         parameters = self._known.parameters
-        dtypes = {parameter.dtype for parameter in parameters}
+        dtypes = set(map(_dtype, parameters))
         if dtypes.isdisjoint(_HALF):
             _clip(parameters, self.bound)
             return
