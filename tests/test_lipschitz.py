@@ -812,7 +812,7 @@ def test_a_subclass_that_changes_what_forward_calls_is_refused(module, shape):
 
 
 def test_a_method_of_the_instance_is_refused():
-    layer = nn.Conv2d(1, 2, 3)
+    layer: Any = nn.Conv2d(1, 2, 3)
     layer._conv_forward = lambda *passed: 2 * nn.Conv2d._conv_forward(layer, *passed)
     with pytest.raises(TypeError, match="Conv2d in this state"):
         lipschitz_bound(layer, (1, 4, 4))

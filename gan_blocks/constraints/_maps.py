@@ -10,8 +10,6 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm as OldWeightNorm
 
-# pyright: reportPrivateImportUsage=false
-
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _NAMED_SO = re.compile(r"(?<!Spectral)(?<!Weight)Norm(\dd)?$")
 

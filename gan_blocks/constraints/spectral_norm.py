@@ -90,11 +90,9 @@ class SpectralNorm:
             for name, layer in linear_maps("SpectralNorm", module, nn.Embedding).items()
             if not _is_normalised(layer)
         }
-        exact = {
-            name: layer
-            for name, layer in layers.items()
-            if self.input_shape is not None and is_convolution(layer)
-        }
+        exact: dict[str, nn.Module] = {}
+        if self.input_shape is not None:
+            exact = {name: layer for name, layer in layers.items() if is_convolution(layer)}
         for name, layer in layers.items():
             shown = name or type(layer).__name__
             _check(shown, layer)
@@ -102,7 +100,9 @@ class SpectralNorm:
                 _check_that_it_convolves(shown, layer)
             else:
                 _check_size(shown, layer, self.eps)
-        shapes = _shapes_seen(module, exact, self.input_shape) if exact else {}
+        shapes = {}
+        if self.input_shape is not None and exact:
+            shapes = _shapes_seen(module, exact, self.input_shape)
         for name, layer in layers.items():
             if name in shapes:
                 norm = OperatorNorm(layer, shapes[name], self.n_power_iterations, self.eps)

@@ -15,6 +15,8 @@ from gan_blocks.constraints._maps import hooked_weights, is_normalisation
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat
 
+# pyright: reportPrivateImportUsage=false
+
 _dtype = attrgetter("dtype")
 _HALF = frozenset({torch.float16, torch.bfloat16})
 

@@ -167,8 +167,8 @@ def _parametrisations_in_evaluation(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def on_meta(module: nn.Module) -> Iterator[None]:
     """Within it the tensors of a module have shapes and no values; after it all is as it was."""
-    before = [
-        (table, dict(table))
+    before: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (table, dict(table))  # type: ignore[arg-type]
         for part in module.modules()
         for table in (vars(part), part._parameters, part._buffers)
     ]
