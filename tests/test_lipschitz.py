@@ -32,6 +32,7 @@ from gan_blocks import (
     ResNetDiscriminator,
     ResNetGenerator,
     SelfAttention2d,
+    SpectralNorm,
     WassersteinLoss,
     WeightClipper,
     lipschitz_bound,
@@ -514,7 +515,6 @@ def test_pixel_norm_is_steepest_at_zero():
         (EqualizedConv2d(2, 3, 3, 2, 1, gain=2.0, lr_multiplier=0.5, dtype=F64), (2, 6, 6)),
         (r3gan._Up(2, 3, {"dtype": F64}), (2, 4, 4)),
         (r3gan._Down(2, 3, {"dtype": F64}), (2, 6, 6)),
-        (r3gan._GenerativeBasis(4, 3, 2, {"dtype": F64}), (4,)),
         (GaussianNoise(0.5).eval(), (3, 2)),
     ],
     ids=lambda x: type(x).__name__,
@@ -524,6 +524,17 @@ def test_bound_of_a_linear_layer_of_this_library(layer, shape):
     assert exact * (1 - 1e-12) <= bound
     # A product of two norms, of smoothing and of a 1x1 convolution, is that of their product.
     assert bound == pytest.approx(exact, rel=1e-6)
+
+
+def test_bound_of_a_learned_basis_is_its_longest_map_times_the_linear_map():
+    torch.manual_seed(0)
+    layer = r3gan._GenerativeBasis(4, 3, 2, {"dtype": F64})
+    longest = layer.basis.flatten(1).norm(dim=1).max().item()
+    bound = lipschitz_bound(layer, (4,))
+    assert bound == pytest.approx(longest * dense_norm(layer.linear, (4,)))
+    assert bound >= dense_norm(layer, (4,))
+    layer.basis.data /= layer.basis.detach().flatten(1).norm(dim=1)[:, None, None]
+    assert lipschitz_bound(layer, (4,)) == pytest.approx(dense_norm(layer, (4,))), "attained"
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -698,6 +709,14 @@ class Doubling(nn.ReLU):
         (nn.MaxPool2d(2, return_indices=True), (1, 4, 4), "indices"),
         (nn.AdaptiveMaxPool1d(2, return_indices=True), (1, 4), "indices"),
         (nn.CELU(alpha=-1.0), (3,), "slopes without a bound"),
+        (nn.CELU(alpha=math.nan), (3,), "slopes without a bound"),
+        (nn.Softplus(threshold=math.nan), (3,), "jumps at its threshold"),
+        (nn.CircularPad1d((2, -1)), (1, 5), "takes pixels away"),
+        (
+            nn.Sequential(MultiScaleDiscriminator(2, 1, 2, 1, norm="none"), nn.ReLU()),
+            (1, 13, 13),
+            "list",
+        ),
         (nn.Conv2d(1, 1, 3, dtype=torch.complex64), (1, 4, 4), "complex weights"),
         (MLPDiscriminator((3,), norm="layer"), (3,), "no Lipschitz bound is known for LayerNorm"),
         (Doubling(), (3,), "no Lipschitz bound is known for Doubling"),
@@ -717,6 +736,169 @@ def test_a_module_with_a_hook_is_refused():
     layer.register_forward_hook(lambda *passed: passed[2] * 10)
     with pytest.raises(TypeError, match="Linear in this state"):
         lipschitz_bound(layer, (2,))
+
+
+@pytest.mark.parametrize("register", ["forward_hook", "forward_pre_hook"])
+def test_hooks_on_all_modules_are_refused(register):
+    register = getattr(nn.modules.module, f"register_module_{register}")
+    handle = register(lambda *_: None)
+    try:
+        with pytest.raises(TypeError, match="hooks on all modules"):
+            lipschitz_bound(nn.Linear(2, 2), (2,))
+    finally:
+        handle.remove()
+    assert lipschitz_bound(nn.Tanh(), (2,)) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("old", [nn.utils.spectral_norm, nn.utils.weight_norm])
+def test_weights_that_a_hook_computes_are_refused(old):
+    with pytest.raises(TypeError, match="which has forward hooks"):
+        lipschitz_bound(nn.Sequential(old(nn.Linear(2, 2))), (2,))
+
+
+NETWORK_PARTS = [
+    (network, shape, name)
+    for network, shape in NETWORKS
+    for name, part in network.named_modules()
+    if not isinstance(part, nn.ModuleList) and "parametrizations" not in name
+]
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "name"), NETWORK_PARTS, ids=lambda x: x if isinstance(x, str) else ""
+)
+def test_a_hook_on_any_part_of_own_networks_is_refused(network, shape, name):
+    handle = (
+        network.eval().get_submodule(name).register_forward_hook(lambda *passed: passed[2] * 10)
+    )
+    try:
+        with pytest.raises(TypeError, match="has forward hooks"):
+            lipschitz_bound(network, shape)
+    finally:
+        handle.remove()
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation, which makes small weights large."""
+
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, weight / weight.std(), bias)
+
+
+class Reversed(nn.Sequential):
+    def __iter__(self):
+        return reversed(list(super().__iter__()))
+
+
+class Tenfold(nn.Linear):
+    def __call__(self, x):
+        return 10 * super().__call__(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (Standardised(1, 2, 3), (1, 4, 4)),
+        (Tenfold(3, 3), (3,)),
+        (Reversed(nn.Linear(2, 3), nn.Linear(3, 2)), (3,)),
+        (nn.Sequential(nn.ReLU(), Standardised(1, 2, 3)), (1, 4, 4)),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_a_subclass_that_changes_what_forward_calls_is_refused(module, shape):
+    with pytest.raises(TypeError, match=r"is known for (Stand|Tenf|Rever)"):
+        lipschitz_bound(module, shape)
+
+
+def test_a_method_of_the_instance_is_refused():
+    layer: Any = nn.Conv2d(1, 2, 3)
+    layer._conv_forward = lambda *passed: 2 * nn.Conv2d._conv_forward(layer, *passed)
+    with pytest.raises(TypeError, match="Conv2d in this state"):
+        lipschitz_bound(layer, (1, 4, 4))
+
+
+def everything_of(module):
+    """Every tensor itself with its values, version and all else that a module holds."""
+    seen = []
+    for part in module.modules():
+        for table in (vars(part), part._parameters, part._buffers):
+            seen += [(name, id(value)) for name, value in table.items()]
+            tensors = [value for value in table.values() if isinstance(value, torch.Tensor)]
+            seen += [(t.device, t._version, t.detach().clone().numpy().tobytes()) for t in tensors]
+        seen.append(part.training)
+    return seen
+
+
+def counting():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls, self.plain = 0, torch.eye(4)
+            self.register_buffer("steps", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls, self.last = self.calls + 1, x
+            self.steps = self.steps + 1
+            return x @ self.plain
+
+    lipschitz_rule(Counting)(lambda module, shape: 1.0)
+    return Counting()
+
+
+def shared_layers():
+    linear, norm = nn.Linear(4, 4), nn.BatchNorm1d(4).eval()
+    tied = nn.Linear(4, 4)
+    tied.weight = linear.weight
+    inner = nn.Sequential(linear, norm, nn.ReLU(), linear, norm)
+    return nn.Sequential(inner, tied, inner, nn.Linear(4, 1))
+
+
+def normalised():
+    convolution = nn.Conv2d(1, 2, 3, padding=1)
+    SpectralNorm(input_shape=(1, 2, 2))(convolution)
+    return nn.Sequential(
+        spectral_norm(nn.Linear(4, 4)), nn.Unflatten(1, (1, 2, 2)), convolution, nn.ReLU()
+    )
+
+
+@pytest.mark.parametrize("make", [shared_layers, counting, normalised])
+def test_a_module_is_the_same_afterwards_bit_by_bit(make):
+    torch.manual_seed(0)
+    module = make()
+    before = everything_of(module)
+    bound = lipschitz_bound(module, (4,))
+    assert everything_of(module) == before
+    assert lipschitz_bound(module, (4,)) == bound
+    with pytest.raises(ValueError, match="does not"):
+        lipschitz_bound(nn.Sequential(module, nn.Conv2d(3, 3, 3), nn.MaxPool2d(9)), (4,))
+    assert everything_of(module) == before
+    assert lipschitz_bound(module.eval(), (4,)) == bound, "the weights of evaluation mode"
+
+
+def test_bound_of_shared_layers_is_that_of_their_copies():
+    torch.manual_seed(0)
+    linear = nn.Linear(4, 4, dtype=F64)
+    network = nn.Sequential(nn.Sequential(linear, nn.ReLU(), linear), nn.Linear(4, 1, dtype=F64))
+    wanted = dense_norm(linear, (4,)) ** 2 * dense_norm(network[1], (4,))
+    assert lipschitz_bound(network, (4,)) == pytest.approx(wanted)
+    assert_holds(network, (4,), wanted)
+
+
+def test_each_layer_of_a_deep_composition_runs_once():
+    class Called(nn.Module):
+        times = 0
+
+        def forward(self, x):
+            Called.times += 1
+            return x
+
+    lipschitz_rule(Called)(lambda module, shape: 1.0)
+    network = nn.Sequential(Called())
+    for _ in range(30):
+        network = nn.Sequential(network, Called())
+    assert lipschitz_bound(network, (3,)) == 1
+    assert Called.times == 31
 
 
 def test_weights_that_are_not_finite_are_refused():
@@ -764,12 +946,44 @@ def test_rules_can_be_added():
         (nn.AvgPool2d(5), (1, 4, 4), "does not take maps of"),
         (nn.MaxPool1d(2), (4, 4, 4), "samples of 2 dimensions"),
         (nn.BatchNorm2d(2).eval(), (3, 4, 4), "takes 2 channels"),
+        (nn.Unflatten(1, (2, 2)), (5,), r"Unflatten does not take samples of shape \(5,\)"),
+        (nn.PixelShuffle(2), (3, 4, 4), r"PixelShuffle does not take samples of shape \(3, 4, 4\)"),
+        (nn.MaxPool2d(9), (1, 4, 4), "MaxPool2d does not take samples of shape"),
+        (nn.BatchNorm2d(4).eval(), (4,), "BatchNorm2d does not take samples of shape"),
+        (nn.Flatten(0), (4,), r"of 2 it makes something of shape \(8,\)"),
+        (nn.ZeroPad2d(1), (4,), r"of 2 it makes something of shape \(4, 6\)"),
+        (nn.Sequential(nn.ReLU(), nn.MaxPool2d(9)), (1, 4, 4), "MaxPool2d does not take samples"),
         (DCGANDiscriminator(8, width=2, norm="none"), (1, 9, 9), "takes images of shape"),
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(module, shape, text):
     with pytest.raises(ValueError, match=text):
         lipschitz_bound(module, shape)
+
+
+def with_variance(value):
+    layer = nn.BatchNorm1d(3).eval()
+    layer.running_var[1] = value  # type: ignore[index]
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    ("make", "shape", "text"),
+    [
+        (lambda: nn.LeakyReLU(math.nan), (3,), "has no Lipschitz bound"),
+        (lambda: nn.ELU(math.nan), (3,), "has no Lipschitz bound"),
+        (lambda: with_variance(-1.0), (3,), "has no Lipschitz bound"),
+        (lambda: nn.Linear(3, 0), (3,), "without entries"),
+        (lambda: nn.Conv2d(1, 0, 3), (1, 4, 4), "without entries"),
+        (lambda: nn.Linear(3, 2, device="meta"), (3,), "meta device"),
+        (lambda: nn.Conv2d(1, 2, 3, device="meta"), (1, 4, 4), "meta device"),
+        (lambda: nn.BatchNorm1d(3, device="meta").eval(), (3,), "meta device"),
+    ],
+)
+def test_numbers_without_a_meaning_are_refused(make, shape, text):
+    with pytest.raises(ValueError, match=text):
+        lipschitz_bound(nn.Sequential(make()), shape)
 
 
 def test_a_forward_of_the_instance_is_refused():

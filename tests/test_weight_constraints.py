@@ -145,9 +145,28 @@ def test_clipping_a_module_without_parameters_does_nothing():
 
 def test_clipping_works_on_every_dtype_and_on_shared_parameters():
     shared = nn.Linear(3, 3).half()
-    module = nn.Sequential(shared, shared, nn.Linear(3, 3).double())
+    module = nn.Sequential(shared, shared, nn.Linear(3, 3).double(), nn.Linear(3, 3))
     WeightClipper(0.01)(module)
-    assert all(p.abs().max() <= 0.0101 for p in module.parameters())
+    assert all(p.double().abs().max() <= 0.01 for p in module.parameters())
+    assert module[2].weight.abs().max() == 0.01
+    assert module[3].weight.abs().max() == 0.01
+
+
+@pytest.mark.parametrize("bound", [0.01, 0.1, 0.25, 1 / 3, 1e-6, 1e-9, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_clipped_to_its_largest_number_within_the_bound(dtype, bound):
+    """All 2^15 numbers that are not negative, found without the clipper's way."""
+    numbers = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    numbers = numbers[numbers.isfinite()]
+    layer, clip = nn.Linear(len(numbers), 2, bias=False), WeightClipper(bound)
+    clip(layer)  # in float32, and cast later
+    layer.to(dtype).weight.data = torch.stack([numbers, -numbers])
+    clip(layer)
+    largest = numbers.double()[numbers.double() <= bound].max()
+    assert layer.weight.double().max() == largest
+    assert layer.weight.double().min() == -largest
+    kept = numbers.double() <= bound
+    assert torch.equal(layer.weight[0, kept], numbers[kept])
 
 
 def test_frozen_parameters_are_clipped_too():
@@ -200,6 +219,22 @@ def test_module_of_norms_alone_is_refused():
         WeightClipper()(nn.Sequential(nn.BatchNorm1d(3)))
     with pytest.raises(ValueError, match="there are none"):
         WeightClipper(include=("w",))(nn.ReLU())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("old", [nn.utils.spectral_norm, nn.utils.weight_norm])
+def test_weight_that_a_hook_computes_is_refused(old):
+    critic = nn.Sequential(old(nn.Linear(3, 3)), nn.Linear(3, 1))
+    with pytest.raises(
+        ValueError, match=r"would clip 0\.weight_.*parametrisation or hook computes"
+    ):
+        WeightClipper()(critic)
+    WeightClipper(exclude=("*.weight_*",))(critic)
+    assert critic[1].weight.abs().max() <= 0.01
+    assert critic[0].bias.abs().max() <= 0.01
+    for constraint in (Orthogonal(), SpectralNorm(), SpectralNorm(input_shape=(3,))):
+        with pytest.raises(ValueError, match=r"weight of 0, .*torch\.nn\.utils\.parametrizations"):
+            constraint(critic)
 
 
 @pytest.mark.parametrize("form", [parametrizations.spectral_norm, parametrizations.weight_norm])
@@ -645,6 +680,147 @@ def test_convolution_that_the_forward_does_not_reach_is_refused():
     with pytest.raises(ValueError, match="convolution idle sees no map at all"):
         SpectralNorm(input_shape=SHAPE)(module)
     SpectralNorm()(module)
+
+
+def test_finding_the_sizes_leaves_shared_layers_as_they_were():
+    convolution, norm = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
+    module = nn.Sequential(nn.Sequential(norm, convolution, norm), nn.Sequential(convolution))
+    before, tensors = state_of(norm), [*norm.parameters(), *norm.buffers(), convolution.weight]
+    SpectralNorm(input_shape=(2, 5, 5))(module)
+    assert all(torch.equal(before[name], x) for name, x in state_of(norm).items())
+    after = [*norm.parameters(), *norm.buffers(), convolution.parametrizations.weight.original]
+    assert all(a is b for a, b in zip(after, tensors, strict=True))
+    assert norm_by_definition(convolution.eval().double(), (2, 5, 5)) == pytest.approx(1, rel=1e-4)
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation."""
+
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, weight / weight.std(), bias)
+
+
+class ScaledInForward(nn.Conv2d):
+    def forward(self, input):
+        return 3 * super().forward(input)
+
+
+@pytest.mark.parametrize("kind", [Standardised, ScaledInForward])
+def test_norm_of_a_convolution_that_computes_something_else_is_refused(kind):
+    module = nn.Sequential(kind(1, 2, 3))
+    with pytest.raises(ValueError, match="0 changes what Conv2d computes with its weight"):
+        SpectralNorm(input_shape=(1, 5, 5))(module)
+    changed = nn.Conv2d(1, 2, 3)
+    changed._conv_forward = lambda *passed: None
+    with pytest.raises(ValueError, match="Conv2d changes what"):
+        SpectralNorm(input_shape=(1, 5, 5))(changed)
+    SpectralNorm()(module)
+
+
+@pytest.mark.parametrize("power", [-38, -22, -7, 0, 30, 37])
+def test_exact_form_holds_for_weights_of_any_size(power):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    SpectralNorm(input_shape=(2, 6, 6))(layer)
+    original = layer.parametrizations.weight.original
+    for at_once in (False, True):
+        torch.nn.init.normal_(original)
+        original.data *= 10.0**power
+        if at_once:
+            layer = nn.Conv2d(2, 3, 3, padding=1)
+            layer.weight.data = original.detach()
+            SpectralNorm(input_shape=(2, 6, 6))(layer)
+        for _ in range(60):
+            layer.train()(torch.zeros(1, 2, 6, 6))
+        assert norm_by_definition(layer.eval(), (2, 6, 6)) == pytest.approx(1, rel=1e-3)
+        u = layer.parametrizations.weight[0].u
+        assert u.norm().item() == pytest.approx(1, rel=1e-5)
+
+
+def test_exact_form_outlives_a_weight_of_zeros():
+    torch.manual_seed(0)
+    layer = exact()
+    original = layer.parametrizations.weight.original
+    drawn = original.detach().clone()
+    original.data.zero_()
+    y = layer(torch.randn(1, 2, 5, 4, dtype=F64))
+    y.square().sum().backward()
+    assert y.isfinite().all()
+    assert torch.isfinite(original.grad).all()
+    assert (layer.weight == 0).all()
+    original.data.copy_(drawn)
+    layer(torch.zeros(1, 2, 5, 4, dtype=F64))
+    assert norm_by_definition(layer.eval(), (2, 5, 4)) == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e30, 1e-22])
+def test_weight_that_torchs_iteration_cannot_follow_is_refused(size):
+    layer = nn.Linear(4, 4)
+    layer.weight.data *= size
+    with pytest.raises(ValueError, match=r"weight of 0 has entries up to .*eps=1e-12"):
+        SpectralNorm()(nn.Sequential(layer))
+    if size < 1:
+        SpectralNorm(eps=1e-30, n_power_iterations=20)(layer)
+        assert torch.linalg.matrix_norm(layer.weight, 2).item() == pytest.approx(1, rel=0.05)
+
+
+UNKNOWN = [
+    (gb.EqualizedLinear(3, 4), "weight of EqualizedLinear"),
+    (gb.EqualizedConv2d(3, 4, 3), "weight of EqualizedConv2d"),
+    (nn.MultiheadAttention(4, 2), "in_proj_weight of MultiheadAttention"),
+    (nn.MultiheadAttention(4, 2, kdim=3), "q_proj_weight of MultiheadAttention"),
+    (nn.GRU(3, 4), "weight_ih_l0 of GRU"),
+    (nn.Bilinear(2, 3, 4), "weight of Bilinear"),
+    (SpectralNormed(), "weight_bar of SpectralNormed"),
+]
+
+
+@pytest.mark.parametrize(
+    "constraint", [SpectralNorm(), Orthogonal()], ids=["spectral", "orthogonal"]
+)
+@pytest.mark.parametrize(("layer", "text"), UNKNOWN, ids=[text for _, text in UNKNOWN])
+def test_layer_that_would_be_left_out_is_refused_by_name(layer, text, constraint):
+    module = nn.Sequential(nn.Linear(3, 3), layer)
+    before = state_of(module)
+    with pytest.raises(ValueError, match=rf"would leave out .*1\.{text}"):
+        constraint(module)
+    assert all(torch.equal(before[name], x) for name, x in state_of(module).items())
+    with pytest.raises(ValueError, match=f"would leave out .*{text}"):
+        constraint(layer)
+
+
+def test_weight_with_a_parametrisation_is_not_left_out():
+    attention = nn.MultiheadAttention(4, 2)
+    parametrizations.spectral_norm(attention, "in_proj_weight", n_power_iterations=20)
+    SpectralNorm()(attention)
+    for weight in (attention.in_proj_weight, attention.out_proj.weight):
+        assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "constraint", [SpectralNorm(), Orthogonal()], ids=["spectral", "orthogonal"]
+)
+def test_learned_tensors_and_normalisation_are_left_alone(constraint):
+    module = nn.Sequential(
+        nn.Linear(4, 4),
+        nn.LayerNorm((3, 4)),
+        nn.PReLU(4),
+        gb.MinibatchDiscrimination(4),
+        gb.ConditionalBatchNorm2d(4, 3),
+        gb.R3GANGenerator(4, 8, 1, (4, 4), 1, group_width=2).layers[0],
+    )
+    before = state_of(module)
+    constraint(module)
+    after = module.state_dict()
+    changed = {name for name, x in before.items() if name not in after or (after[name] != x).any()}
+    assert changed == {"0.weight", "5.linear.weight"}
+
+
+def test_discriminator_that_has_spectral_norm_already_is_left_as_it_is():
+    critic = gb.ResNetDiscriminator(1, (4, 4), 1)
+    shown = repr(critic)
+    SpectralNorm(input_shape=(1, 8, 8))(critic)
+    assert repr(critic) == shown
 
 
 @pytest.mark.parametrize("input_shape", [None, (1, 4, 4)])

@@ -27,7 +27,9 @@ class OperatorNorm(nn.Module):
 
     $A_W$ is the convolution of a map of one size without its offset, with padding, stride, dilation and
     groups. With $u \leftarrow A_W^\top A_W u / \|A_W^\top A_W u\|_2$ on each forward in training,
-    $W \mapsto W / \|A_W u\|_2$; $u$ counts as a constant.
+    $W \mapsto W / \|A_W u\|_2$; $u$ counts as a constant. The weight is first divided by its largest
+    entry, so that weights of any size neither overflow nor vanish. A weight of zeros stays, and so
+    does $u$.
     """
 
     u: Tensor
@@ -57,13 +59,13 @@ class OperatorNorm(nn.Module):
         self._start(weight)
 
     def forward(self, weight: Tensor) -> Tensor:
-        wide = at_least_float32(weight)
+        wide = _of_usual_size(at_least_float32(weight))
         with without_autocast(wide):
             if self.training:
                 self._iterate(wide, self.n_power_iterations)
             # A copy: the next forward changes u before this one is differentiated.
             norm = torch.linalg.vector_norm(self.map(self.u.to(wide, copy=True), wide))
-            return (wide / norm).to(weight.dtype)
+            return (wide / norm.clamp(min=self.eps)).to(weight.dtype)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
@@ -121,14 +123,16 @@ class OperatorNorm(nn.Module):
     @torch.no_grad()
     def _iterate(self, weight: Tensor, count: int) -> None:
         for _ in range(count):
-            u = self.adjoint(self.map(self.u, weight), weight)
+            image = self.map(self.u, weight)
+            u = self.adjoint(image / torch.linalg.vector_norm(image).clamp(min=self.eps), weight)
+            norm = torch.linalg.vector_norm(u)
             # In place so that the compiler sees it; copy_ would be refused within torch.func.grad.
-            torch.div(u, torch.linalg.vector_norm(u).clamp(min=self.eps), out=self.u)
+            torch.where(norm > 0, u / norm.clamp(min=self.eps), self.u, out=self.u)
 
     @torch.no_grad()
     def _start(self, weight: Tensor) -> None:
         """Iteration on a subspace, and the best vector in it: one vector alone would take long."""
-        weight, shape = at_least_float32(weight), self.u.shape[1:]
+        weight, shape = _of_usual_size(at_least_float32(weight)), self.u.shape[1:]
         # The same on every process, and nothing drawn from the global stream.
         draws = torch.Generator().manual_seed(0)
         vectors = torch.randn(min(_VECTORS, shape.numel()), *shape, generator=draws).to(weight)
@@ -144,6 +148,12 @@ class OperatorNorm(nn.Module):
         super()._apply(fn, recurse)
         self.u = kept_wide(before, self.u)
         return self
+
+
+def _of_usual_size(weight: Tensor) -> Tensor:
+    """Over the largest entry, which counts as a constant."""
+    largest = weight.detach().abs().amax()
+    return weight / torch.where(largest > 0, largest, 1.0)
 
 
 def _padded_places(size: int, sides: list[int], mode: str) -> Tensor:

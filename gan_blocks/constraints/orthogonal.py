@@ -24,7 +24,9 @@ class Orthogonal:
 
     It acts on linear layers and convolutions. A convolution's weight is reshaped to one row for each
     output channel, in each group of channels by itself; so the map of a whole image is not orthogonal.
-    Embeddings and normalisation layers are left alone.
+    Embeddings, normalisation layers and learned tensors that are not named as a weight are left alone;
+    any other layer with a weight of two or more dimensions, as attention's joint projection, is refused
+    by name.
 
     It costs a singular value decomposition of each weight, about $10\, m n \min(m, n)$ operations. A
     weight with a singular value of 0 has several nearest matrices and gets one of them.
@@ -33,8 +35,8 @@ class Orthogonal:
         gain: $g$, for instance $\sqrt2$ before a ReLU.
 
     Raises:
-        ValueError: If the module has no such layer, a weight is not finite, or one is computed from
-            other parameters as `torch.nn.utils.parametrizations` do.
+        ValueError: If the module has no such layer or one that is not known, a weight is not finite, or
+            one is computed from other parameters as `torch.nn.utils.parametrizations` do.
 
     Example:
         >>> import torch
@@ -60,7 +62,7 @@ class Orthogonal:
         Args:
             module: The network.
         """
-        layers = linear_maps(module)
+        layers = linear_maps("Orthogonal", module)
         for name, layer in layers.items():
             _check(name or type(layer).__name__, layer)
         for layer in layers.values():

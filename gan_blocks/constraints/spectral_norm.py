@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize
 
 from gan_blocks.constraints._maps import is_convolution, linear_maps
 from gan_blocks.constraints._operator_norm import OperatorNorm
+from gan_blocks.lipschitz.bound import computes_as, on_meta, sample_on_meta
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt, Shape
 
@@ -22,6 +22,10 @@ class SpectralNorm:
     for linear layers, convolutions and embeddings. The norm is found by power iteration, one step at
     each forward in training. It comes from below, so the constant of a layer lies a little above 1
     until the iteration has settled.
+
+    Normalisation layers and learned tensors that are not named as a weight are left alone. Any other
+    layer with a weight of two or more dimensions is refused by name: attention's joint projection,
+    recurrent layers, and layers with an equalised learning rate, whose scale would undo the norm.
 
     **By default a convolution's weight is reshaped to a matrix with one row for each output channel.**
     That is SNGAN's and `torch.nn.utils.parametrizations.spectral_norm`, which is used. The convolution
@@ -37,14 +41,16 @@ class SpectralNorm:
 
     Args:
         n_power_iterations: Steps of power iteration at each forward in training.
-        eps: Smallest norm that the iteration divides by.
+        eps: Smallest norm that the iteration divides by; with `input_shape`, of the convolution whose
+            largest weight is 1.
         input_shape: Shape of one sample of the network's input, for the norms of convolutions on
             images; None for SNGAN's.
 
     Raises:
-        ValueError: If the module has no such layer, a weight is all zeros or not finite, or, with
-            `input_shape`, the module does not run on such a batch or a convolution sees maps of
-            several sizes or none.
+        ValueError: If the module has no such layer or one that is not known, a weight is all zeros, not
+            finite, computed by a hook, or too small or large for the iteration, or, with `input_shape`,
+            the module does not run on such a batch, a convolution sees maps of several sizes or none,
+            or a subclass computes something else with its weight.
 
     Example:
         >>> import torch
@@ -81,15 +87,22 @@ class SpectralNorm:
         """
         layers = {
             name: layer
-            for name, layer in linear_maps(module, nn.Embedding).items()
+            for name, layer in linear_maps("SpectralNorm", module, nn.Embedding).items()
             if not _is_normalised(layer)
         }
+        exact: dict[str, nn.Module] = {}
+        if self.input_shape is not None:
+            exact = {name: layer for name, layer in layers.items() if is_convolution(layer)}
         for name, layer in layers.items():
-            _check(name or type(layer).__name__, layer)
-        convolutions = {name: layer for name, layer in layers.items() if is_convolution(layer)}
+            shown = name or type(layer).__name__
+            _check(shown, layer)
+            if name in exact:
+                _check_that_it_convolves(shown, layer)
+            else:
+                _check_size(shown, layer, self.eps)
         shapes = {}
-        if self.input_shape is not None and convolutions:
-            shapes = _shapes_seen(module, convolutions, self.input_shape)
+        if self.input_shape is not None and exact:
+            shapes = _shapes_seen(module, exact, self.input_shape)
         for name, layer in layers.items():
             if name in shapes:
                 norm = OperatorNorm(layer, shapes[name], self.n_power_iterations, self.eps)
@@ -121,6 +134,28 @@ def _check(name: str, layer: Any) -> None:
         )
 
 
+def _check_size(name: str, layer: Any, eps: float) -> None:
+    """Torch's iteration divides by norms of the weight as it is, where the exact form scales it."""
+    weight: Tensor = layer.weight.detach()
+    if weight.is_meta:
+        return
+    largest = float(weight.abs().max())
+    if largest < eps or not bool(torch.linalg.vector_norm(weight).isfinite()):
+        raise ValueError(
+            f"the weight of {name} has entries up to {largest:.0e}: power iteration takes norms below "
+            f"eps={eps} for 0 and overflows {weight.dtype}; draw it at a usual size"
+        )
+
+
+def _check_that_it_convolves(name: str, layer: nn.Module) -> None:
+    torchs = next(cls for cls in type(layer).__mro__ if cls.__module__ == nn.Conv2d.__module__)
+    if not computes_as(layer, torchs):
+        raise ValueError(
+            f"{name} changes what {torchs.__name__} computes with its weight, so the norm of the "
+            "convolution is not known; leave input_shape out"
+        )
+
+
 def _shapes_seen(
     module: nn.Module, layers: dict[str, nn.Module], input_shape: tuple[int, ...]
 ) -> dict[str, tuple[int, ...]]:
@@ -133,12 +168,10 @@ def _shapes_seen(
 
         return layer.register_forward_pre_hook(note)
 
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-    meta = {name: tensor.to("meta") for name, tensor in state.items()}
     hooks = [watch(name, layer) for name, layer in layers.items()]
     try:
-        functional_call(module, meta, torch.empty(2, *input_shape, device="meta", dtype=dtype))
+        with torch.no_grad(), on_meta(module):
+            module(sample_on_meta(module, input_shape))
     except Exception as error:
         raise ValueError(
             f"{type(module).__name__} does not run on a batch of samples of shape {input_shape} "

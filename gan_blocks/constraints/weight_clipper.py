@@ -1,11 +1,9 @@
 """Weight clipping of the first WGAN paper."""
 
-import re
 import weakref
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from itertools import chain
-from operator import is_
+from operator import attrgetter, is_
 from typing import Annotated, Any
 
 import torch
@@ -13,22 +11,24 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from gan_blocks.constraints._maps import hooked_weights, is_normalisation
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat
 
 # pyright: reportPrivateImportUsage=false
 
-_NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_NAMED_SO = re.compile(r"(?<!Spectral)(?<!Weight)Norm(\dd)?$")
+_dtype = attrgetter("dtype")
+_HALF = frozenset({torch.float16, torch.bfloat16})
 
 
 @block()
 class WeightClipper:
     r"""Clips the weights and biases of a module to a box, in place.
 
-    Every entry is clipped to $[-c, c]$. Call it after **every** step of the critic's optimiser. The
-    Lipschitz constant of a multilayer perceptron clipped this way has a bound that depends on its
-    widths only; [`lipschitz_bound`][gan_blocks.lipschitz_bound] gives a number.
+    Every entry is clipped to $[-c, c]$; in half precision to the largest number that is not above $c$.
+    Call it after **every** step of the critic's optimiser. The Lipschitz constant of a multilayer
+    perceptron clipped this way has a bound that depends on its widths only;
+    [`lipschitz_bound`][gan_blocks.lipschitz_bound] gives a number.
 
     Scales and offsets of normalisation layers are left alone: clipped to 0.01 they would switch the
     layer off. Such layers are torch's and those whose class has a name that ends in `Norm`, `Norm1d`
@@ -46,7 +46,8 @@ class WeightClipper:
     Raises:
         ValueError: If a pattern fits no parameter, or nothing is left to clip, with the names that
             there are; or if a weight is computed from other parameters, as
-            `torch.nn.utils.parametrizations` do: it would not stay in the box.
+            `torch.nn.utils.parametrizations` and the older `torch.nn.utils.spectral_norm` and
+            `weight_norm` do: it would not stay in the box.
 
     Example:
         >>> import torch
@@ -85,9 +86,13 @@ class WeightClipper:
         if self._known is None or not self._known.holds_for(module):
             self._known = _Selection(module, self._selected(module))
         parameters = self._known.parameters
-        if parameters:
-            torch._foreach_clamp_min_(parameters, -self.bound)
-            torch._foreach_clamp_max_(parameters, self.bound)
+        dtypes = set(map(_dtype, parameters))
+        if dtypes.isdisjoint(_HALF):
+            _clip(parameters, self.bound)
+            return
+        for dtype in dtypes:
+            bound = _at_most(self.bound, dtype) if dtype in _HALF else self.bound
+            _clip([parameter for parameter in parameters if parameter.dtype == dtype], bound)
 
     def _selected(self, module: nn.Module) -> list[Tensor]:
         found: dict[str, Tensor] = {}
@@ -95,13 +100,16 @@ class WeightClipper:
         computed: set[str] = set()
         todo: list[tuple[str, nn.Module, bool]] = [("", module, False)]
         for prefix, part, of_a_norm in todo:  # which grows
-            is_norm = _is_normalisation(type(part))
+            is_norm = is_normalisation(type(part))
+            sources = tuple(f"{name}_" for name in hooked_weights(part))
             for name, parameter in part._parameters.items():
                 if parameter is not None:
                     found[prefix + name] = parameter
                     if is_norm or of_a_norm:
                         left_alone.add(prefix + name)
-                    if isinstance(part, ParametrizationList):
+                    if isinstance(part, ParametrizationList) or (
+                        sources and name.startswith(sources)
+                    ):
                         computed.add(prefix + name)
             for name, child in part._modules.items():
                 if child is not None:
@@ -122,8 +130,8 @@ class WeightClipper:
         if computed and (refused := computed.intersection(chosen)):
             raise ValueError(
                 f"WeightClipper would clip {', '.join(sorted(refused))}, from which a "
-                "parametrisation computes a weight that need not stay within the bound; remove the "
-                "parametrisation, or name these in exclude"
+                "parametrisation or hook computes a weight that need not stay within the bound; remove "
+                "it, or name these in exclude"
             )
         return list(chosen.values())
 
@@ -143,6 +151,20 @@ class WeightClipper:
         included = set().union(*(fits[pattern] for pattern in self.include))
         excluded = set().union(*(fits[pattern] for pattern in self.exclude))
         return (set(found) - included) | excluded
+
+
+def _clip(parameters: list[Tensor], bound: float) -> None:
+    if parameters:
+        torch._foreach_clamp_min_(parameters, -bound)
+        torch._foreach_clamp_max_(parameters, bound)
+
+
+def _at_most(bound: float, dtype: torch.dtype) -> float:
+    """The largest number of a half precision that is not above the bound."""
+    nearest = torch.tensor(bound, dtype=dtype)
+    if nearest.item() > bound:
+        nearest = (nearest.view(torch.int16) - 1).view(dtype)  # the next one towards 0
+    return nearest.item()
 
 
 class _Selection:
@@ -169,11 +191,3 @@ class _Selection:
     def _forget(self, _: Any) -> None:
         for kept in (self.parameters, self.tables, self.members):
             kept.clear()
-
-
-@lru_cache
-def _is_normalisation(cls: type[nn.Module]) -> bool:
-    """Whether the parameters of this class are scales and offsets of normalised features."""
-    if issubclass(cls, nn.Linear | nn.modules.conv._ConvNd):
-        return False
-    return issubclass(cls, _NORMALISATION) or bool(_NAMED_SO.search(cls.__name__))

@@ -17,7 +17,7 @@ def _at_most_one(module: nn.Module, input_shape: tuple[int, ...]) -> float:
 
 @lipschitz_rule(nn.Softplus)
 def _softplus(module: nn.Softplus, input_shape: tuple[int, ...]) -> float:
-    if module.threshold < 20:
+    if not module.threshold >= 20:
         raise TypeError(f"{module} jumps at its threshold; give it the default of 20 or more")
     return 1.0
 
@@ -29,7 +29,7 @@ def _sigmoid(module: nn.Sigmoid, input_shape: tuple[int, ...]) -> float:
 
 @lipschitz_rule(nn.LeakyReLU)
 def _leaky_relu(module: nn.LeakyReLU, input_shape: tuple[int, ...]) -> float:
-    return max(1.0, abs(module.negative_slope))
+    return max(abs(module.negative_slope), 1.0)  # in this order NaN stays NaN
 
 
 @lipschitz_rule(nn.PReLU)
@@ -39,14 +39,14 @@ def _prelu(module: nn.PReLU, input_shape: tuple[int, ...]) -> float:
 
 @lipschitz_rule(nn.CELU)
 def _celu(module: nn.CELU, input_shape: tuple[int, ...]) -> float:
-    if module.alpha < 0:
+    if not module.alpha > 0:
         raise TypeError(f"{module} has slopes without a bound; alpha should be greater than 0")
     return 1.0  # exp(x/alpha) below 0
 
 
 @lipschitz_rule(nn.ELU)
 def _elu(module: nn.ELU, input_shape: tuple[int, ...]) -> float:
-    return max(1.0, abs(module.alpha))
+    return max(abs(module.alpha), 1.0)
 
 
 @lipschitz_rule(nn.SELU)

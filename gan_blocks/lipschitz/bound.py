@@ -4,16 +4,23 @@ The bound of a composition is the product of the bounds of its parts. A part has
 refused; nothing is estimated from below.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from inspect import isfunction
 from typing import Any
 
 import torch
-from torch import nn
-from torch.func import functional_call
+from torch import Tensor, nn
+from torch.nn.modules import module as torchs
+from torch.nn.utils.parametrize import ParametrizationList
 
 Rule = Callable[[Any, tuple[int, ...]], float]
 
 _rules: dict[type, Rule] = {}
+
+_NOT_IN_FORWARD = {"__init__", "__repr__", "__setstate__", "extra_repr", "reset_parameters"}
+"""What a subclass may change and still compute the same."""
 
 
 def lipschitz_rule(*classes: type[nn.Module]) -> Callable[[Rule], Rule]:
@@ -21,7 +28,9 @@ def lipschitz_rule(*classes: type[nn.Module]) -> Callable[[Rule], Rule]:
 
     The rule takes the module and the shape of one input sample, and returns a number that the
     Lipschitz constant between Euclidean norms never exceeds. It holds for the classes and for
-    subclasses that keep their `forward`; a subclass with its own is refused until it has a rule.
+    subclasses that keep their `forward` and the methods beside it, such as a convolution's
+    `_conv_forward`; a subclass with its own is refused until it has a rule. The forward has to run on
+    the meta device, by which the shape of what comes next is known.
 
     Args:
         *classes: The module classes.
@@ -62,6 +71,9 @@ def lipschitz_bound(module: nn.Module, input_shape: tuple[int, ...]) -> float:
     Modules without a rule are refused, as are other normalisation layers, dropout in training mode and
     modules with forward hooks: no honest bound is known for them.
 
+    The module stays as it is. A weight that a parametrisation computes is that of evaluation mode, so
+    spectral normalisation does not iterate.
+
     Args:
         module: A linear layer, convolution, pooling, usual activation, an `nn.Sequential` of such, a
             network of this library, or a module with a [rule][gan_blocks.lipschitz_rule] of its own.
@@ -69,7 +81,8 @@ def lipschitz_bound(module: nn.Module, input_shape: tuple[int, ...]) -> float:
 
     Raises:
         TypeError: If a part has no rule, naming it.
-        ValueError: If the input shape does not fit, or a weight is not finite.
+        ValueError: If the input shape does not fit, or a weight is not finite, has no entries or lies on
+            the meta device.
 
     Example:
         >>> from torch import nn
@@ -88,36 +101,118 @@ def lipschitz_bound(module: nn.Module, input_shape: tuple[int, ...]) -> float:
         arXiv:1804.04368, section 3; convolutions on a torus: Sedghi, Gupta and Long, "The Singular
         Values of Convolutional Layers", 2019, arXiv:1805.10408, section 2.
     """
-    for cls in type(module).__mro__:
-        if cls in _rules and type(module).forward is cls.forward:
-            if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
-                break
-            return _rules[cls](module, tuple(input_shape))
-    raise TypeError(
-        f"no Lipschitz bound is known for {type(module).__name__}"
-        f"{' in this state' if type(module) in _rules else ''}; bounded are "
-        f"{', '.join(sorted(c.__name__ for c in _rules))}; add a rule with lipschitz_rule"
+    return _bound_and_output(module, tuple(input_shape))[0]
+
+
+def _bound_and_output(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[float, Any]:
+    """The bound, and what comes out on the meta device."""
+    if torchs._global_forward_hooks or torchs._global_forward_pre_hooks:
+        raise TypeError(
+            "forward hooks on all modules are set, which may change what any layer computes; remove them"
+        )
+    cls = next((cls for cls in type(module).__mro__ if cls in _rules), None)
+    hooked = bool(module._forward_hooks or module._forward_pre_hooks)
+    if cls is None or hooked or not computes_as(module, cls):
+        raise TypeError(
+            f"no Lipschitz bound is known for {type(module).__name__}"
+            f"{' in this state' if type(module) in _rules else ''}"
+            f"{', which has forward hooks' if hooked else ''}; bounded are "
+            f"{', '.join(sorted(c.__name__ for c in _rules))}; add a rule with lipschitz_rule"
+        )
+    if cls is nn.Sequential:
+        return _composition(module, input_shape)
+    with _parametrisations_in_evaluation(module):
+        bound = _rules[cls](module, input_shape)
+    if math.isnan(bound):
+        raise ValueError(
+            f"{module} has no Lipschitz bound: a number or variance in it has no meaning"
+        )
+    return bound, _output(module, input_shape)
+
+
+def _composition(module: Any, input_shape: tuple[int, ...]) -> tuple[float, Any]:
+    bound, output = 1.0, torch.empty(2, *input_shape, device="meta")
+    for layer in module:
+        factor, output = _bound_and_output(layer, _one_sample(output))
+        bound *= factor
+    return bound, output
+
+
+lipschitz_rule(nn.Sequential)(lambda module, input_shape: _composition(module, input_shape)[0])
+
+
+def computes_as(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether a module keeps the forward of a class, and every method that it may call."""
+    kinds = cls.__mro__[: cls.__mro__.index(nn.Module)]
+    methods = {name for kind in kinds for name, value in vars(kind).items() if isfunction(value)}
+    return all(
+        getattr(type(module), name) is getattr(cls, name) and name not in vars(module)
+        for name in methods - _NOT_IN_FORWARD | {"__call__"}
     )
 
 
-def output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that one sample leaves with, without computing anything."""
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-    meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-    sample = torch.empty(2, *input_shape, device="meta", dtype=dtype)
+@contextmanager
+def _parametrisations_in_evaluation(module: nn.Module) -> Iterator[None]:
+    lists = [part for part in module.modules() if isinstance(part, ParametrizationList)]
+    training = [part for each in lists for part in each.modules() if part.training]
+    for part in training:
+        part.training = False
     try:
-        return tuple(functional_call(module, meta, sample).shape[1:])
-    except RuntimeError as error:
-        raise ValueError(
-            f"{type(module).__name__} does not take samples of shape {input_shape}: {error}"
-        ) from error
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
-@lipschitz_rule(nn.Sequential)
-def _composition(module: nn.Sequential, input_shape: tuple[int, ...]) -> float:
-    bound = 1.0
-    for layer in module:
-        bound *= lipschitz_bound(layer, input_shape)
-        input_shape = output_shape(layer, input_shape)
-    return bound
+@contextmanager
+def on_meta(module: nn.Module) -> Iterator[None]:
+    """Within it the tensors of a module have shapes and no values; after it all is as it was."""
+    before: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (table, dict(table))  # type: ignore[arg-type]
+        for part in module.modules()
+        for table in (vars(part), part._parameters, part._buffers)
+    ]
+    shared: dict[int, Tensor] = {}
+    try:
+        for table, entries in before:
+            for name, value in entries.items():
+                if isinstance(value, Tensor):
+                    meta = torch.empty_like(value, device="meta", requires_grad=False)
+                    table[name] = shared.setdefault(id(value), meta)
+        yield
+    finally:
+        for table, entries in before:
+            for name in table.keys() - entries.keys():
+                del table[name]
+            table.update(entries)
+
+
+def sample_on_meta(module: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
+    """Two samples of the dtype of the module's first weight."""
+    state = (*module.parameters(), *module.buffers())
+    dtype = next((t.dtype for t in state if t.is_floating_point()), torch.float32)
+    return torch.empty(2, *input_shape, device="meta", dtype=dtype)
+
+
+@torch.no_grad()
+def _output(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
+    refusal = f"{type(module).__name__} does not take samples of shape {input_shape}"
+    try:
+        with on_meta(module):
+            output = module(sample_on_meta(module, input_shape))
+    except Exception as error:
+        raise ValueError(f"{refusal}: {error}") from error
+    if isinstance(output, Tensor) and output.shape[:1] != (2,):
+        raise ValueError(f"{refusal}: of 2 it makes something of shape {tuple(output.shape)}")
+    return output
+
+
+def output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that one sample leaves with; nothing is computed and the module stays as it is."""
+    return _one_sample(_output(module, input_shape))
+
+
+def _one_sample(output: Any) -> tuple[int, ...]:
+    if not isinstance(output, Tensor):
+        raise TypeError(f"a part returns {type(output).__name__}, and what follows takes a tensor")
+    return tuple(output.shape[1:])

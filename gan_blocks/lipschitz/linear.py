@@ -20,9 +20,13 @@ _ROUNDING = 1 + 1e-9
 
 
 def finite(weight: Tensor, module: Any) -> Tensor:
-    """The weight of a module in float64; refused if it is complex or not finite."""
+    """The weight of a module in float64; refused if complex, not finite, empty or without values."""
     if weight.is_complex():
         raise TypeError(f"no Lipschitz bound is known for complex weights, as in {module}")
+    if weight.is_meta:
+        raise ValueError(f"the weights of {module} lie on the meta device and have no values")
+    if not weight.numel():
+        raise ValueError(f"{module} has weights without entries")
     weight = weight.detach().cpu().double()
     if not bool(weight.isfinite().all()):
         raise ValueError(f"{module} has weights that are not finite")

@@ -13,6 +13,8 @@ from torch.nn.modules.utils import _ntuple
 from gan_blocks.lipschitz.bound import Rule, lipschitz_rule
 from gan_blocks.lipschitz.linear import dense_is_cheap, dense_norm
 
+_CIRCULAR = (nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d)
+
 _ROUNDING = 1 + 1e-12
 """Makes certain what is a sum of a few thousand terms in float64 at most."""
 
@@ -46,6 +48,8 @@ def _sizes(module: nn.Module, input_shape: tuple[int, ...], dimensions: int) -> 
 
 def _nonnegative(dimensions: int, module: nn.Module, input_shape: tuple[int, ...]) -> float:
     sizes = _sizes(module, input_shape, dimensions)
+    if isinstance(module, _CIRCULAR) and min(module.padding) < 0:
+        raise TypeError(f"{module} takes pixels away and has no rule; use sides of 0 or more")
     try:
         return nonnegative_norm(module, sizes)
     except RuntimeError as error:

@@ -9,7 +9,7 @@ from annotated_types import Le
 from torch import Tensor, nn
 
 from gan_blocks.layers._batch_norm import BatchNorm2d
-from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule, output_shape
+from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
 from gan_blocks.networks._lipschitz import in_turn
 from gan_blocks.spec import block
 from gan_blocks.types import Halvings, PositiveInt
@@ -194,7 +194,6 @@ lipschitz_rule(PatchDiscriminator)(in_turn("layers"))
 
 @lipschitz_rule(MultiScaleDiscriminator)
 def _all_scales(module: MultiScaleDiscriminator, input_shape: tuple[int, ...]) -> float:
-    output_shape(module.scales[0], input_shape)
     halving = nn.AvgPool2d(3, 2, padding=1, count_include_pad=False)
     scales = (nn.Sequential(*[halving] * i, each) for i, each in enumerate(module.scales))
     return math.hypot(*(lipschitz_bound(scale, input_shape) for scale in scales))

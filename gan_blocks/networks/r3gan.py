@@ -13,7 +13,6 @@ from gan_blocks.lipschitz import (
     finite,
     lipschitz_bound,
     lipschitz_rule,
-    matrix_norm,
     output_shape,
     transposed_convolution_norm,
 )
@@ -336,4 +335,4 @@ def _down(module: _Down, input_shape: tuple[int, ...]) -> float:
 @lipschitz_rule(_GenerativeBasis)
 def _basis(module: _GenerativeBasis, input_shape: tuple[int, ...]) -> float:
     lengths = finite(module.basis, module).flatten(1).norm(dim=1)
-    return matrix_norm(lengths[:, None] * finite(module.linear.weight, module.linear))
+    return float(lengths.max()) * lipschitz_bound(module.linear, input_shape)
