@@ -95,6 +95,24 @@ def merged(table: dict[str, Any], changes: dict[str, Any], replace: bool = True)
     return result
 
 
+def _laid_over(base: dict[str, Any], table: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The table over the settings of the preset that it names, and those over the base."""
+    table = dict(table)
+    name = table.pop("preset", None)
+    if name is None:
+        return merged(base, table)
+    try:
+        preset = gan_blocks.preset(name)
+    except gan_blocks.UnknownPresetError as error:
+        raise UsageError(f"{file}: preset: {error}") from None
+    if preset.task != "generation":
+        raise UsageError(
+            f"{file}: preset: {name} is for {preset.task}, where the generator is given the sample to "
+            "make; this trainer draws samples from latent vectors. Use its blocks in your own loop"
+        )
+    return merged(base | preset.settings(), table)
+
+
 def _read_table(file: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The table of a TOML file, laid over that of the file that it extends."""
     if file.resolve() in extended:
@@ -107,10 +125,10 @@ def _read_table(file: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UsageError(f"{file} is not valid TOML: {error}") from error
     base = table.pop("extends", None)
     if base is None:
-        return table
+        return _laid_over({}, table, file)
     if not isinstance(base, str):
         raise UsageError(f"{file}: extends should be the path of a config file, got {base!r}")
-    return merged(_read_table(file.parent / base, (*extended, file.resolve())), table)
+    return _laid_over(_read_table(file.parent / base, (*extended, file.resolve())), table, file)
 
 
 def _changes(settings: Sequence[str]) -> dict[str, Any]:
@@ -131,23 +149,6 @@ def _changes(settings: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def _over_preset(table: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The table, laid over the settings of the preset that it names."""
-    name = table.pop("preset", None)
-    if name is None:
-        return table
-    try:
-        preset = gan_blocks.preset(name)
-    except gan_blocks.UnknownPresetError as error:
-        raise UsageError(f"{file}: preset: {error}") from None
-    if preset.task != "generation":
-        raise UsageError(
-            f"{file}: preset: {name} is for {preset.task}, where the generator is given the sample to "
-            "make; this trainer draws samples from latent vectors. Use its blocks in your own loop"
-        )
-    return merged(preset.settings(), table)
-
-
 def read_config(model: type[Model], file: Path, settings: Sequence[str] = ()) -> Model:
     """The config in a TOML file, checked.
 
@@ -156,7 +157,7 @@ def read_config(model: type[Model], file: Path, settings: Sequence[str] = ()) ->
         file: The file; it may extend another one, and name a preset.
         settings: Changes such as `"generator.width=32"`.
     """
-    table = _over_preset(merged(_read_table(file), _changes(settings)), file)
+    table = _laid_over(_read_table(file), _changes(settings), file)
     # Specs are checked against the blocks that there are, so plugins come first.
     register_plugins(table.get("plugins"), file.parent)
     return validate(model, table, str(file))

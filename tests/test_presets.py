@@ -3,6 +3,7 @@
 import math
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
@@ -379,6 +380,29 @@ def test_config_lies_over_its_preset_as_over_a_file_that_it_extends(read):
     assert config.generator_optimizer == table | {"lr": table["lr"] | {"steps": 10}}
     assert (table["lr"]["start"], table["lr"]["steps"]) == (2e-4, 39063)
     assert config.discriminator_optimizer == {"name": "SGD", "lr": 0.5}
+
+
+@pytest.mark.parametrize("how", ["in the file", "on the command line"])
+def test_preset_lies_over_what_a_config_extends(examples, tmp_path, how):
+    base = Path(__file__).parents[1] / "examples" / "configs" / "digits.toml"
+    file, settings = tmp_path / "config.toml", ["batch_size=7"]
+    file.write_text(f'extends = "{base.as_posix()}"\npreset = "wgan-gp"\n')
+    if how == "on the command line":
+        file, settings = base, ["preset=wgan-gp", *settings]
+    config = examples.reading.read_config(examples.config.Config, file, settings)
+    it = preset("wgan-gp")
+    assert config.loss == it.loss
+    assert config.penalties == it.penalties
+    assert config.generator_optimizer == it.generator_optimizer
+    assert (config.critic_steps, config.ema, config.batch_size) == (5, 0.0, 7)
+    assert config.data.name == "digits"
+
+
+def test_preset_without_a_constraint_takes_away_that_of_the_file_it_lies_over(examples, tmp_path):
+    base = Path(__file__).parents[1] / "examples" / "configs" / "digits_wgan.toml"
+    settings = ["preset=lsgan"]
+    config = examples.reading.read_config(examples.config.Config, base, settings)
+    assert config.constraint is None
 
 
 @pytest.mark.parametrize("name", RECONSTRUCTION)

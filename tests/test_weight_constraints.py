@@ -409,7 +409,6 @@ def test_a_second_call_does_nothing(input_shape):
     assert {id(p) for p in critic.parameters()} == {id(p) for p in parameters}, "the same objects"
     before, shown = state_of(critic), repr(critic)
     constraint(critic)
-    SpectralNorm()(critic)
     assert repr(critic) == shown
     assert all(torch.equal(before[name], x) for name, x in state_of(critic).items())
 
@@ -819,7 +818,9 @@ def test_learned_tensors_and_normalisation_are_left_alone(constraint):
 def test_discriminator_that_has_spectral_norm_already_is_left_as_it_is():
     critic = gb.ResNetDiscriminator(1, (4, 4), 1)
     shown = repr(critic)
-    SpectralNorm(input_shape=(1, 8, 8))(critic)
+    SpectralNorm()(critic)
+    with pytest.raises(ValueError, match="normalised already, by the norm of its reshaped weight"):
+        SpectralNorm(input_shape=(1, 8, 8))(critic)
     assert repr(critic) == shown
 
 
@@ -1012,3 +1013,13 @@ def test_torchs_orthogonal_is_of_the_last_two_dimensions():
 )
 def test_settings_left_out_are_those_of_the_papers(name, defaults):
     assert gb.to_spec(gb.build({"block": name})) == {"block": name, **defaults}
+
+
+@pytest.mark.parametrize("first", [None, (2, 8, 8)])
+def test_convolution_is_not_normalised_by_both_norms(first):
+    layer = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU())
+    gb.SpectralNorm(input_shape=first)(layer)
+    gb.SpectralNorm(input_shape=first)(layer)
+    other = gb.SpectralNorm(input_shape=(2, 8, 8) if first is None else None)
+    with pytest.raises(ValueError, match="the convolution 0 is normalised already, by "):
+        other(layer)

@@ -36,8 +36,9 @@ class SpectralNorm:
 
     Call it once when the network is made, before `torch.compile`, `DistributedDataParallel` and
     loading a checkpoint. Further calls do nothing, so it may also come after every step as other
-    constraints do. The parameters stay the same objects and an optimiser made before goes on to work;
-    their names in the `state_dict` become those of `torch.nn.utils.parametrize`.
+    constraints do; a convolution that has the other norm already is refused. The parameters stay the
+    same objects and an optimiser made before goes on to work; their names in the `state_dict` become
+    those of `torch.nn.utils.parametrize`.
 
     Args:
         n_power_iterations: Steps of power iteration at each forward in training.
@@ -88,7 +89,7 @@ class SpectralNorm:
         layers = {
             name: layer
             for name, layer in linear_maps("SpectralNorm", module, nn.Embedding).items()
-            if not _is_normalised(layer)
+            if not self._has_normalised(name, layer)
         }
         exact: dict[str, nn.Module] = {}
         if self.input_shape is not None:
@@ -113,12 +114,22 @@ class SpectralNorm:
                 )
             layer.parametrizations.train(layer.training)  # type: ignore[union-attr]
 
-
-def _is_normalised(layer: Any) -> bool:
-    kinds = (OperatorNorm, parametrizations._SpectralNorm)
-    return parametrize.is_parametrized(layer, "weight") and any(
-        isinstance(each, kinds) for each in layer.parametrizations.weight
-    )
+    def _has_normalised(self, name: str, layer: Any) -> bool:
+        """Whether it is done already; a convolution by its other norm is an error."""
+        found = (
+            layer.parametrizations.weight if parametrize.is_parametrized(layer, "weight") else ()
+        )
+        if is_convolution(layer):
+            other = parametrizations._SpectralNorm if self.input_shape else OperatorNorm
+            if any(isinstance(each, other) for each in found):
+                raise ValueError(
+                    f"the convolution {name} is normalised already, by "
+                    f"{'the norm of its reshaped weight' if self.input_shape else 'its true norm'}; "
+                    "remove that first, with torch.nn.utils.parametrize.remove_parametrizations"
+                )
+        return any(
+            isinstance(each, OperatorNorm | parametrizations._SpectralNorm) for each in found
+        )
 
 
 def _check(name: str, layer: Any) -> None:

@@ -57,7 +57,7 @@ class Lazy(nn.Module):
         self,
         critic: Critic,
         real: Tensor,
-        fake: Tensor,
+        fake: Tensor | None = None,
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -66,7 +66,7 @@ class Lazy(nn.Module):
         if not samples:
             raise TypeError("the penalty needs a tensor of samples, got neither real nor fake ones")
         if self.is_due():
-            value = self.every * self.penalty(critic, real, fake, generator=generator)
+            value = self.every * self.penalty(critic, real, fake, generator=generator)  # type: ignore[arg-type]
         else:
             value = torch.zeros((), device=samples[0].device)
         if self.training:

@@ -89,7 +89,8 @@ class Preset(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """The settings alone, without what documents them: keys of the trainer's config."""
-        return self.model_dump(exclude=set(_DOCUMENTATION), exclude_none=True)
+        open_ = {"batch_size"} if self.batch_size is None else set()
+        return self.model_dump(exclude={*_DOCUMENTATION, *open_})
 
     def __str__(self) -> str:
         """The preset as TOML, without what has its default."""
