@@ -1,10 +1,11 @@
 """The exact Wasserstein-1 distance of two sets of points, and its optimal critic."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from gan_blocks._math import at_least_float32
-from gan_blocks.types import Critic
 
 LARGEST = 250_000
 """Of the number of pairs that the linear program takes on."""
@@ -53,7 +54,7 @@ def wasserstein_distance(x: Tensor, y: Tensor) -> Tensor:
     return (plan * _distances(x, y)).sum().to(dtype)
 
 
-def wasserstein_critic(x: Tensor, y: Tensor) -> Critic:
+def wasserstein_critic(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     r"""The best 1-Lipschitz critic between two sets of points, in closed form.
 
     By the duality of Kantorovich and Rubinstein
@@ -99,7 +100,7 @@ def wasserstein_critic(x: Tensor, y: Tensor) -> Critic:
     return critic
 
 
-def _critic_on_a_line(x: Tensor, y: Tensor) -> Critic:
+def _critic_on_a_line(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     """The same in one dimension, at the cost of a sort: a line of slope -1 to the right of each x."""
     # The slope of the best critic is -sign(F_x - F_y).
     points, below = _distribution_functions(x, y)
