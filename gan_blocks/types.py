@@ -14,9 +14,9 @@ from torch import Tensor, nn
 # The largest size of a dimension that every backend of torch takes.
 PositiveInt = Annotated[int, Gt(0), Lt(2**31)]
 NonNegativeInt = Annotated[int, Ge(0), Lt(2**31)]
-Depth = Annotated[int, Ge(0), Le(1000)]
+Depth = Annotated[int, Ge(0), Le(256)]
 """Layers in turn; each is a module, so a slip of the pen must not make millions."""
-PositiveDepth = Annotated[int, Gt(0), Le(1000)]
+PositiveDepth = Annotated[int, Gt(0), Le(256)]
 Halvings = Annotated[int, Ge(0), Le(24)]
 """How often the side of an image is halved."""
 PositiveFloat = Annotated[float, Gt(0)]

@@ -13,9 +13,11 @@ from gan_blocks import InvalidArgumentsError, UnknownBlockError, registry, to_sp
 from gan_blocks.registry import KINDS
 from gan_blocks.testing.strategies import broken_specs, specs
 
-EXAMPLES = int(os.environ.get("GAN_BLOCKS_FUZZ", "120"))
+EXAMPLES = int(os.environ.get("GAN_BLOCKS_FUZZ", "60"))
 """For each kind and test; `make fuzz` has 1,500."""
 many = settings(max_examples=EXAMPLES)
+few = settings(max_examples=max(5, EXAMPLES // 20))
+"""Where each example may build a network of hundreds of layers."""
 VALIDATORS = {kind: jsonschema.Draft202012Validator(registry.json_schema(kind)) for kind in KINDS}
 
 
@@ -69,11 +71,20 @@ def test_what_keeps_the_limits_builds_or_breaks_a_relation(kind, data):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@many
+@few
 @given(st.data())
 def test_sizes_up_to_the_limits_take_no_time(kind, data):
     result = normalised(data.draw(specs(kind, largest=None)), kind)
     assert isinstance(result, dict) or is_relation(result), result
+
+
+@pytest.mark.parametrize("block", ["HingeLoss", "Lazy", "FDivergenceLoss", "NoSuchBlock"])
+@pytest.mark.parametrize("key", ["block", "penalty", "divergence", "combine"])
+def test_tables_that_hold_another_twice_and_so_on_are_refused_at_once(block, key):
+    deep: object = {"block": "KL"}
+    for _ in range(60):
+        deep = {"block": block, "penalty": deep, "divergence": [deep]}  # 2^60 leaves
+    assert isinstance(normalised({"block": block, key: deep}, "loss"), Exception)
 
 
 @pytest.mark.parametrize("kind", KINDS)
