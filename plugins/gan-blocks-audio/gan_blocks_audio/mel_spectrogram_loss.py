@@ -166,6 +166,13 @@ class MelSpectrogramLoss(nn.Module):
         total = torch.stack(terms).mean() if self.averaged else torch.stack(terms).sum()
         return self.weight * total
 
+    def log_mel_spectrograms(self, x: Tensor) -> list[Tensor]:
+        """The logarithms that are compared, `(..., num_mels, frames)` for each window.
+
+        They are a vocoder's input, if its generator is to hear what the loss hears.
+        """
+        return [self._logarithm(each(x)).transpose(-1, -2) for each in self.spectrograms]
+
     def _distance(self, real: Tensor, fake: Tensor) -> Tensor:
         """Of the mel spectrograms of one window."""
         terms = []

@@ -148,7 +148,7 @@ class _WindowDiscriminator(nn.Module):
         maps, ends = [], []
         for stack, (start, end) in zip(self.stacks, pairwise(self.edges), strict=True):
             *hidden, last = feature_maps(
-                [*stack, nn.Identity()], spectrum[..., start:end], self.slope
+                [*stack.children(), nn.Identity()], spectrum[..., start:end], self.slope
             )
             maps += hidden
             ends.append(last)
