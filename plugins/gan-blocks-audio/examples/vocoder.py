@@ -16,6 +16,7 @@ import time
 import wave
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -117,7 +118,7 @@ class Generator(nn.Module):
         x = self.first(mel)
         for up, blocks in zip(self.ups, self.residuals, strict=True):
             x = up(F.leaky_relu(x, 0.1))
-            x = torch.stack([block(x) for block in blocks]).mean(0)
+            x = torch.stack([block(x) for block in blocks.children()]).mean(0)
         return self.last(F.leaky_relu(x)).tanh()
 
 
@@ -145,17 +146,22 @@ def train(steps: int, batch_size: int, seed: int, every: int) -> tuple[Tensor, T
     )
     matching = build({"block": "LayerwiseFeatureMatchingLoss", "weight": 2})
     generator = Generator(mels=40)
-    # The paper's 2e-4 for the discriminators; so small a generator learns with more.
+    # The paper's 2e-4 for the discriminators; so small a generator learns with more. Both fall to zero.
     optimiser_g = torch.optim.AdamW(generator.parameters(), 1e-3, (0.8, 0.99), weight_decay=0.01)
     optimiser_d = torch.optim.AdamW(
         discriminators.parameters(), 2e-4, (0.8, 0.99), weight_decay=0.01
     )
+    schedules = [
+        torch.optim.lr_scheduler.CosineAnnealingLR(each, max(steps, 1))
+        for each in (optimiser_g, optimiser_d)
+    ]
 
     def mels(x: Tensor) -> Tensor:
         return mel_distance.log_mel_spectrograms(x.squeeze(1))[0]
 
     def maps(x: Tensor) -> list[list[Tensor]]:
-        return [each for discriminator in discriminators for each in discriminator.feature_maps(x)]
+        parts: Any = discriminators
+        return [each for part in parts for each in part.feature_maps(x)]
 
     def logits(maps: list[list[Tensor]]) -> list[Tensor]:
         return [each[-1] for each in maps]
@@ -196,6 +202,8 @@ def train(steps: int, batch_size: int, seed: int, every: int) -> tuple[Tensor, T
         torch.stack(terms).sum().backward()
         optimiser_g.step()
         discriminators.requires_grad_(True)
+        for schedule in schedules:
+            schedule.step()
 
         if step % every == 0 or step == steps:
             distances.append(evaluate()[1])

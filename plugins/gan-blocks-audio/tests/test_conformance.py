@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def scales(block, x):
 # --- spectra -----------------------------------------------------------------------------------
 
 
-def spectrum(x, size, normalised):
+def spectrum(x, size, normalised) -> Any:
     """Real and imaginary part, each (frames, frequencies), of one waveform."""
     window = [math.sin(math.pi * n / size) ** 2 for n in range(size)]
     norm = math.sqrt(sum(w * w for w in window)) if normalised else 1.0
@@ -150,8 +151,8 @@ def spectrum(x, size, normalised):
         for k in range(size // 2 + 1):
             angles = [2 * math.pi * k * n / size for n in range(size)]
             terms = [(window[n] * x[start + n], angles[n]) for n in range(size)]
-            real = sum(value * math.cos(angle) for value, angle in terms) / norm
-            imaginary = -sum(value * math.sin(angle) for value, angle in terms) / norm
+            real: Any = sum(value * math.cos(angle) for value, angle in terms) / norm
+            imaginary: Any = -sum(value * math.sin(angle) for value, angle in terms) / norm
             row.append(torch.stack([real, imaginary]))
         frames.append(torch.stack(row))
     return torch.stack(frames).unbind(2)
@@ -222,7 +223,7 @@ def mel(x, rate, size, count, scale="slaney", norm="area", power=False, normalis
     return torch.stack(values)
 
 
-def mean(terms):
+def mean(terms) -> Any:
     terms = list(terms)
     return sum(terms) / len(terms)
 
@@ -233,7 +234,7 @@ def hifigan(block, real, fake):
 
 
 def dac(block, real, fake):
-    total = 0
+    total: Any = 0
     for size, count in ((8, 2), (16, 4)):
         a, b = (
             torch.cat([mel(row, 8000, size, count, pad=size // 2) for row in x])
@@ -244,7 +245,7 @@ def dac(block, real, fake):
 
 
 def encodec(block, real, fake):
-    total = 0
+    total: Any = 0
     for size in (8, 16):
         settings = {"scale": "htk", "norm": "peak", "power": True, "normalised": True}
         a, b = (

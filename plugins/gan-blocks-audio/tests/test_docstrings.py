@@ -4,9 +4,8 @@ import doctest
 import importlib
 import pkgutil
 
-import pytest
-
 import gan_blocks_audio
+import pytest
 
 MODULES = [each.name for each in pkgutil.iter_modules(gan_blocks_audio.__path__)]
 

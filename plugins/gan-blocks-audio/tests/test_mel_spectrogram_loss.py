@@ -1,6 +1,7 @@
 """The mel scale, the spectrum and the mel loss."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from gan_blocks_audio.spectrum import Spectrum
 
 from gan_blocks import InvalidArgumentsError, build
 
-SMALL = {"sample_rate": 8000, "windows": (64,), "num_mels": (8,)}
+SMALL: dict[str, Any] = {"sample_rate": 8000, "windows": (64,), "num_mels": (8,)}
 
 
 def waveforms(*shape, seed=0):
@@ -51,7 +52,7 @@ def test_htk_scale_has_a_thousand_mels_at_a_thousand_hertz():
 def test_filters_of_peak_one_sum_to_one_between_the_first_and_the_last_peak(scale):
     rate, window = 16000, 1024
     filters = mel_filters(rate, window, 20, 200, 7000, scale, "peak")
-    first, last = filters.argmax(1)[[0, -1]]
+    first, last = filters.argmax(1)[[0, -1]].tolist()
     total = filters.sum(0)
     torch.testing.assert_close(total[first + 1 : last], torch.ones(last - first - 1).double())
     frequencies = torch.arange(window // 2 + 1) * rate / window
@@ -111,7 +112,7 @@ def test_frames_are_where_the_padding_says():
 # --- loss --------------------------------------------------------------------------------------
 
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "hifigan": {"weight": 45},
     "dac": {"windows": (16, 64), "num_mels": (3, 8), "log_base": "10", "padding": "centre"},
     "encodec": {"windows": (16, 64), "mel_scale": "htk", "filter_norm": "peak"}
@@ -261,9 +262,8 @@ def test_published_settings_can_be_built():
         log_base="10",
         padding="centre",
     )
-    encodec = MelSpectrogramLoss(
-        sample_rate=24000, num_mels=(64,), **(SETTINGS["encodec"] | {"windows": windows})
-    )
+    settings: dict[str, Any] = SETTINGS["encodec"] | {"windows": windows, "num_mels": (64,)}
+    encodec: Any = MelSpectrogramLoss(sample_rate=24000, **settings)
     assert all(0 < loss(x, y) < 1000 for loss in (hifigan, dac, encodec))
     empty = [int((each.filters.sum(1) == 0).sum()) for each in encodec.spectrograms]
     assert sum(empty) == 70  # the number in its documentation

@@ -1,5 +1,7 @@
 """What the discriminators of waveforms see, and how they work with the blocks of the core."""
 
+from typing import Any
+
 import pytest
 import torch
 from gan_blocks_audio import (
@@ -18,7 +20,7 @@ from gan_blocks import (
     to_spec,
 )
 
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "periods": {"block": "audio/MultiPeriodDiscriminator", "periods": [2, 3], "width": 2},
     "scales": {"block": "audio/MultiScaleWaveDiscriminator", "num_scales": 2, "width": 2},
     "spectra": {"block": "audio/MultiResolutionSTFTDiscriminator", "windows": [32, 16], "width": 3},
@@ -28,7 +30,7 @@ SMALL = {
 every_discriminator = pytest.mark.parametrize("name", SMALL)
 
 
-def discriminator(name, **options):
+def discriminator(name, **options) -> Any:
     torch.manual_seed(0)
     return build(SMALL[name], **options)
 
@@ -42,7 +44,7 @@ def waveforms(*shape):
 
 @pytest.mark.parametrize("period", [2, 3, 5, 11])
 def test_logits_of_a_column_see_every_pth_sample_only(period):
-    critic = MultiPeriodDiscriminator((period,), width=1, dtype=torch.float64)
+    critic: Any = MultiPeriodDiscriminator((period,), width=1, dtype=torch.float64)
     x = waveforms(1, 1, 12 * period).requires_grad_()
     (logits,) = critic(x)
     for j in range(period):
@@ -53,14 +55,14 @@ def test_logits_of_a_column_see_every_pth_sample_only(period):
 
 
 def test_shift_by_one_sample_moves_the_logits_by_one_column():
-    critic = MultiPeriodDiscriminator((5,), width=2, dtype=torch.float64)
+    critic: Any = MultiPeriodDiscriminator((5,), width=2, dtype=torch.float64)
     x = waveforms(2, 1, 200)
     (before,), (after,) = critic(x), critic(x.roll(1, -1))
     torch.testing.assert_close(after[..., 1:], before[..., :-1])
 
 
 def test_shift_by_the_period_and_all_strides_moves_the_logits_by_one_row():
-    critic = MultiPeriodDiscriminator((3,), width=2, multiples=(1, 2, 2), dtype=torch.float64)
+    critic: Any = MultiPeriodDiscriminator((3,), width=2, multiples=(1, 2, 2), dtype=torch.float64)
     x = waveforms(1, 1, 3 * 9 * 14)
     (before,), (after,) = critic(x), critic(x.roll(3 * 9, -1))
     # Away from the ends, where the map is filled up with zeros: a logit sees 5 rows of the last maps.
@@ -69,14 +71,14 @@ def test_shift_by_the_period_and_all_strides_moves_the_logits_by_one_row():
 
 
 def test_waveform_is_reflected_to_a_multiple_of_the_period():
-    critic = MultiPeriodDiscriminator((7,), width=2, dtype=torch.float64)
+    critic: Any = MultiPeriodDiscriminator((7,), width=2, dtype=torch.float64)
     x = waveforms(2, 1, 31)
     mirrored = torch.cat([x, x[..., -5:-1].flip(-1)], -1)
     torch.testing.assert_close(critic(x), critic(mirrored))
 
 
 def test_periods_do_not_share_weights():
-    critic = MultiPeriodDiscriminator((4, 4), width=2, dtype=torch.float64)
+    critic: Any = MultiPeriodDiscriminator((4, 4), width=2, dtype=torch.float64)
     first, second = critic(waveforms(1, 1, 64))
     assert not torch.allclose(first, second)
 
@@ -85,7 +87,7 @@ def test_periods_do_not_share_weights():
 
 
 def test_second_scale_sees_means_of_four_samples():
-    critic = MultiScaleWaveDiscriminator(2, width=1, dtype=torch.float64).eval()
+    critic: Any = MultiScaleWaveDiscriminator(2, width=1, dtype=torch.float64).eval()
     x = waveforms(1, 1, 100)
     # A wave of a period of four samples has the mean 0 over any four, but at the ends.
     wave = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64).repeat(25)
@@ -98,7 +100,7 @@ def test_second_scale_sees_means_of_four_samples():
 
 
 def test_first_scale_is_spectrally_normalised_and_no_other():
-    critic = MultiScaleWaveDiscriminator(3, width=4)
+    critic: Any = MultiScaleWaveDiscriminator(3, width=4)
     for _ in range(200):
         critic.discriminators[0](torch.randn(1, 1, 8))
     for i, part in enumerate(critic.discriminators):
@@ -117,7 +119,7 @@ def tone(frequency, length, window, phase=0.0):
 
 
 def test_band_does_not_hear_tones_of_another():
-    critic = MultiResolutionSTFTDiscriminator((32,), 3, bands=(0.5, 1.0), dtype=torch.float64)
+    critic: Any = MultiResolutionSTFTDiscriminator((32,), 3, bands=(0.5, 1.0), dtype=torch.float64)
     x = waveforms(2, 1, 128)
     (before,) = critic(x)
     # A Hann window spreads a tone over its own and the two next frequencies; the band starts at 8.
@@ -126,13 +128,13 @@ def test_band_does_not_hear_tones_of_another():
 
 
 def test_phase_is_heard():
-    critic = MultiResolutionSTFTDiscriminator((32,), 3, dtype=torch.float64)
+    critic: Any = MultiResolutionSTFTDiscriminator((32,), 3, dtype=torch.float64)
     (a,), (b,) = critic(tone(5, 128, 32)), critic(tone(5, 128, 32, phase=2.0))
     assert not torch.allclose(a, b)
 
 
 def test_channels_are_the_real_and_the_imaginary_parts():
-    critic = MultiResolutionSTFTDiscriminator((16,), 2, dtype=torch.float64)
+    critic: Any = MultiResolutionSTFTDiscriminator((16,), 2, dtype=torch.float64)
     part = critic.discriminators[0]
     seen = []
     part.stacks[0][0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -222,7 +224,7 @@ def test_second_derivative_by_the_weights_knows_that_lengths_change(name):
     # Euler's relation gives its derivative along v.
     critic = discriminator(name, dtype=torch.float64).eval()
     direction = next(p for key, p in critic.named_parameters() if key.endswith("original1"))
-    value = sum(logits.square().sum() for logits in critic(waveforms(1, 1, 100)))
+    value: Any = sum(logits.square().sum() for logits in critic(waveforms(1, 1, 100)))
     (gradient,) = torch.autograd.grad(value, direction, create_graph=True)
     (along,) = torch.autograd.grad((gradient * direction.detach()).sum(), direction)
     torch.testing.assert_close(along, -gradient)
@@ -240,7 +242,7 @@ def test_training_step_in_bfloat16_autocast_is_finite(name):
 
 
 def test_spectrum_stays_in_float32_under_autocast_and_in_a_half_precision_module():
-    critic = MultiResolutionSTFTDiscriminator((64,), 2)
+    critic: Any = MultiResolutionSTFTDiscriminator((64,), 2)
     part = critic.discriminators[0]
     x = torch.randn(1, 1, 256)
     exact = part.spectrum(x)
@@ -253,7 +255,9 @@ def test_spectrum_stays_in_float32_under_autocast_and_in_a_half_precision_module
 
 
 def test_widths_are_those_of_the_papers():
-    meta = {"device": "meta"}
+    meta: dict[str, Any] = {"device": "meta"}
+    period: Any
+    scale: Any
     (period,) = MultiPeriodDiscriminator((2,), **meta).discriminators
     assert [each.weight.shape[0] for each in period.layers] == [32, 128, 512, 1024, 1024, 1]
     (scale,) = MultiScaleWaveDiscriminator(1, **meta).discriminators
