@@ -91,8 +91,8 @@ class MelSpectrogramLoss(nn.Module):
         >>> louder = loss(tone, 2.718281828 * tone)
 
     Reference:
-        Kong, Kim and Bae, "HiFi-GAN", 2020, arXiv:2010.05646, section 2.3 and equation 7 (its code's
-        filters reach to half the sample rate in the loss, and to 8 kHz in the generator's input); Kumar
+        Kong, Kim and Bae, "HiFi-GAN", 2020, arXiv:2010.05646, section 2.4 (its code's filters
+        reach to half the sample rate in the loss, and to 8 kHz in the generator's input); Kumar
         et al., "High-Fidelity Audio Compression with Improved RVQGAN" (DAC), 2023, arXiv:2306.06546,
         section 3.5; Defossez et al., "High Fidelity Neural Audio Compression" (EnCodec), 2022,
         arXiv:2210.13438, section 3.4. The $10^{-9}$ is HiFi-GAN's; DAC's code has none, and the floor

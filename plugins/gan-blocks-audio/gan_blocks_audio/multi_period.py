@@ -55,9 +55,8 @@ class MultiPeriodDiscriminator(nn.Module):
 
     Reference:
         Kong, Kim and Bae, "HiFi-GAN: Generative Adversarial Networks for Efficient and High Fidelity
-        Speech Synthesis", 2020, arXiv:2010.05646, section 2.3 and appendix A. The widths are those of
-        the authors' code: the paper's formula, $2^{5+l}$ channels in layer $l$, describes it only
-        roughly. The code flattens its logits; here they keep the shape of their map.
+        Speech Synthesis", 2020, arXiv:2010.05646, section 2.3. Kernels, strides and widths are those of
+        the authors' code, which flattens its logits; here they keep the shape of their map.
     """
 
     def __init__(

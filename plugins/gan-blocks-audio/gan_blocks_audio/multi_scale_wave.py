@@ -58,8 +58,8 @@ class MultiScaleWaveDiscriminator(nn.Module):
 
     Reference:
         Kong, Kim and Bae, "HiFi-GAN", 2020, arXiv:2010.05646, section 2.3, after Kumar et al.,
-        "MelGAN", 2019, arXiv:1910.06711, section 3.2. Kernels, strides and groups are those of
-        HiFi-GAN's code, which differ from MelGAN's.
+        "MelGAN", 2019, arXiv:1910.06711. Kernels, strides and groups are those of HiFi-GAN's code, which
+        differ from MelGAN's.
     """
 
     def __init__(
