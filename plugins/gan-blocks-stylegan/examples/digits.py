@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,12 @@ from gan_blocks import (
 )
 
 SIZE, LATENT, BATCH = 16, 64, 32
-NETWORKS = {"image_size": SIZE, "channels": 1, "channel_base": 512, "channel_max": 64}
+NETWORKS: dict[str, Any] = {
+    "image_size": SIZE,
+    "channels": 1,
+    "channel_base": 256,
+    "channel_max": 32,
+}
 PATH_EVERY = 4
 COARSE = 2
 """Layers of 4x4 pixels."""
@@ -39,9 +45,9 @@ COARSE = 2
 
 def digits() -> tuple[Tensor, Tensor]:
     """The 1,797 images of 8x8 pixels in [-1, 1], doubled, and their classes."""
-    data = load_digits()
-    images = torch.from_numpy(data.images).float()[:, None] / 8 - 1
-    return F.interpolate(images, scale_factor=2, mode="bilinear"), torch.from_numpy(data.target)
+    pixels, classes = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 8 - 1
+    return F.interpolate(images, scale_factor=2, mode="bilinear"), torch.from_numpy(classes)
 
 
 def batches(images: Tensor, random: torch.Generator) -> Iterator[Tensor]:
@@ -49,7 +55,7 @@ def batches(images: Tensor, random: torch.Generator) -> Iterator[Tensor]:
         yield from images[torch.randperm(len(images), generator=random)].split(BATCH)[:-1]
 
 
-def train(images: Tensor, steps: int, seed: int) -> EMA:
+def train(images: Tensor, steps: int, seed: int) -> StyleGAN2Generator:
     """The average of the generator after so many steps."""
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
@@ -65,26 +71,23 @@ def train(images: Tensor, steps: int, seed: int) -> EMA:
 
     started, data = time.perf_counter(), batches(images, random)
     for step in range(1, steps + 1):
-        real = next(data)
-        z = torch.randn(2, BATCH, LATENT, generator=random)
-
-        with torch.no_grad():
-            fake = generator(z[0])
-        d_loss = loss.discriminator(discriminator(real), discriminator(fake))
+        real, z = next(data), torch.randn(BATCH, LATENT, generator=random)
+        fake = generator(z)
+        d_loss = loss.discriminator(discriminator(real), discriminator(fake.detach()))
         penalty = r1(discriminator, real, fake)
         d_adam.zero_grad()
         (d_loss + penalty).backward()
         d_adam.step()
 
         discriminator.requires_grad_(False)
-        g_loss = loss.generator(discriminator(generator(z[1])))
+        g_loss = loss.generator(discriminator(fake))
         g_adam.zero_grad()
         g_loss.backward()
         g_adam.step()
         discriminator.requires_grad_(True)
 
         if step % PATH_EVERY == 0:
-            w = generator.styles(z[1, : BATCH // 2])
+            w = generator.styles(z[: BATCH // 2])
             g_adam.zero_grad()
             (PATH_EVERY * path_length(generator.synthesis(w), w)).backward()
             g_adam.step()
@@ -97,7 +100,9 @@ def train(images: Tensor, steps: int, seed: int) -> EMA:
                 f"{step / (time.perf_counter() - started):.1f} steps/s",
                 flush=True,
             )
-    return ema
+    average = ema.module
+    assert isinstance(average, StyleGAN2Generator)
+    return average
 
 
 @torch.no_grad()
@@ -143,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     images, classes = digits()
-    generator = train(images, options.steps, options.seed).module
+    generator = train(images, options.steps, options.seed)
     options.folder.mkdir(parents=True, exist_ok=True)
     pictures = {"digits.png": (sampled(generator, 64, options.seed, psi=0.8), 8)}
     pictures["mixing.png"] = (mixing_grid(generator, 7, options.seed), 8)

@@ -66,8 +66,9 @@ class NoiseInjection(nn.Module):
     ) -> None:
         super().__init__()
         self.strength = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
-        side = (image_size, image_size)
-        fixed = torch.randn(side, device=device, dtype=dtype) if image_size else None
+        fixed = None
+        if image_size is not None:
+            fixed = torch.randn(image_size, image_size, device=device, dtype=dtype)
         self.register_buffer("fixed", fixed)
 
     def forward(

@@ -146,7 +146,8 @@ def discriminated(block, x, labels=None):
             y = (inner + equalised_conv(stage.shortcut, halved(y))) / math.sqrt(2)
         maps.append(y)
     mean = sum(maps) / len(maps)
-    std = torch.sqrt(sum((y - mean) ** 2 for y in maps) / len(maps) + 1e-8).mean()
+    squares = torch.stack([(y - mean) ** 2 for y in maps])
+    std = torch.sqrt(squares.sum(0) / len(maps) + 1e-8).mean()
     logits = []
     for n, y in enumerate(maps):
         y = lrelu(equalised_conv(block.conv, torch.cat([y, std.expand(1, 4, 4)]), padding=1))

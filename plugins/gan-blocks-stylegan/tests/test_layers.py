@@ -1,7 +1,12 @@
 """What the layers promise beyond their formula."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
 import pytest
 import torch
+import torch.distributed as dist
 from gan_blocks_stylegan import (
     Downsample2d,
     MappingNetwork,
@@ -10,7 +15,7 @@ from gan_blocks_stylegan import (
     Upsample2d,
 )
 
-from gan_blocks import InvalidArgumentsError
+from gan_blocks import InvalidArgumentsError, distributed
 
 
 def seeded(seed=0):
@@ -233,12 +238,30 @@ def test_average_stands_still_in_evaluation_and_where_it_is_only_asked():
     assert not mapping.average.any()
 
 
+def test_average_is_that_of_all_processes():
+    store, z = dist.HashStore(), torch.randn(6, 8)
+    alone = MappingNetwork(8, 4, depth=2, average_decay=0.9)
+    copies = [copy.deepcopy(alone), copy.deepcopy(alone)]
+    alone(z)
+
+    def process(rank):
+        group = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=30))
+        with distributed.process_group(group):
+            copies[rank](z[:2] if rank == 0 else z[2:])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(process, (0, 1)))
+    for each in copies:
+        torch.testing.assert_close(each.average, alone.average)
+
+
 def test_average_carries_no_gradient():
     mapping = MappingNetwork(8, 4, depth=1)
     w = mapping(torch.randn(5, 8))
     assert not mapping.average.requires_grad
     mapping.truncate(w, 0.5).sum().backward()
-    assert mapping.layers[0].weight.grad.any()
+    gradients = [p.grad for p in mapping.parameters()]
+    assert all(g is not None and g.any() for g in gradients)
 
 
 def test_truncation_halves_the_way_to_the_average():
