@@ -149,13 +149,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     images, classes = digits()
     generator = train(images, options.steps, options.seed)
+    # Another seed than that of the weights: their first numbers would be the latent vectors again.
+    seed = options.seed + 1
     options.folder.mkdir(parents=True, exist_ok=True)
-    pictures = {"digits.png": (sampled(generator, 64, options.seed, psi=0.8), 8)}
-    pictures["mixing.png"] = (mixing_grid(generator, 7, options.seed), 8)
-    for name, (grid, columns) in pictures.items():
+    pictures = {"digits.png": sampled(generator, 64, seed, psi=0.8)}
+    pictures["mixing.png"] = mixing_grid(generator, 7, seed)
+    for name, grid in pictures.items():
         large = F.interpolate(grid, scale_factor=3)
-        save_image(large, options.folder / name, nrow=columns, normalize=True, value_range=(-1, 1))
-    print(judged(images, classes, generator, options.seed))
+        save_image(large, options.folder / name, nrow=8, normalize=True, value_range=(-1, 1))
+    print(judged(images, classes, generator, seed))
     print(f"pictures in {options.folder}")
 
 
