@@ -1,5 +1,7 @@
 """A penalty on some steps only."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -73,7 +75,7 @@ class Lazy(nn.Module):
             self.calls += 1
         return value
 
-    def adam(self, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> dict[str, object]:
+    def adam(self, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> dict[str, Any]:
         """Adam's arguments, adjusted."""
         c = self.every / (self.every + 1)
         return {"lr": c * lr, "betas": (betas[0] ** c, betas[1] ** c)}
