@@ -47,15 +47,20 @@ def test_plugin_is_found_by_its_entry_point_and_uses_the_public_interface_only(i
     source, target = installed
     project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
     ((prefix, module),) = project["entry-points"]["gan_blocks"].items()
-    code = f"""
+    code = """
+import sys
 from gan_blocks import registry
-blocks = [entry for entry in registry.list() if entry.plugin == {prefix!r}]
-print(len(blocks), blocks[0].cls.__module__.partition(".")[0], registry.plugins()[-1].error)
+PREFIX = sys.argv[1]
+blocks = [entry for entry in registry.list() if entry.plugin == PREFIX]
+errors = {info.name: info.error for info in registry.plugins()}
+print(len(blocks), blocks[0].cls.__module__.partition(".")[0], errors[PREFIX] or None)
 """
-    printed = run(sys.executable, "-c", code, env=os.environ | {"PYTHONPATH": str(target)})
+    printed = run(sys.executable, "-c", code, prefix, env=os.environ | {"PYTHONPATH": str(target)})
     count, package, error = printed.split(maxsplit=2)
     assert int(count) >= 1
     assert (package, error.strip()) == (module, "None")
     for file in source.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        assert not re.search(r"(from|import) gan_blocks[\w.]*\._|from gan_blocks[\w.]* import _", text), file
+        assert not re.search(
+            r"(from|import) gan_blocks[\w.]*\._|from gan_blocks[\w.]* import _", text
+        ), file
