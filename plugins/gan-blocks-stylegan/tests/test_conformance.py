@@ -253,7 +253,7 @@ CASES = [
         note="classes",
     ),
     Case(
-        GENERATOR | {"image_size": 8, "style_mixing": 0},
+        GENERATOR | {"image_size": 8, "style_mixing": 0, "mapping_depth": 1},
         inputs=lambda make: (make(2, 2),),
         call=with_fixed_noise,
         reference=each(generated),
