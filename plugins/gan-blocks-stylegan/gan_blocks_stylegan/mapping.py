@@ -93,7 +93,7 @@ class MappingNetwork(nn.Module):
         """Styles; in training mode their mean goes into the average."""
         w = self.map(z, labels)
         if self.training:
-            self._follow(w.detach())
+            self._follow(w)
         return w
 
     def map(self, z: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -70,19 +70,19 @@ def equalised_conv(layer, x, stride=1, padding=0):
     return convolved(x, w, layer.bias, stride, padding)
 
 
-def explicit_weights(layer, style):
+def explicit_weights(layer, style, demodulate):
     """The weights of one sample, each by itself."""
     w = layer.weight / math.sqrt(layer.weight[0].numel())
     outputs, inputs = w.shape[:2]
     scaled = [torch.stack([style[i] * w[o, i] for i in range(inputs)]) for o in range(outputs)]
-    if layer.demodulate:
+    if demodulate:
         scaled = [w / torch.sqrt((w**2).sum() + layer.eps) for w in scaled]
     return torch.stack(scaled)
 
 
-def modulated(layer, x, style):
+def modulated(layer, x, style, demodulate):
     """One sample, convolved with weights of its own."""
-    w = explicit_weights(layer, style)
+    w = explicit_weights(layer, style, demodulate)
     edge = w.shape[2] // 2
     return convolved(doubled(x, edge=edge), w) if layer.upsample else convolved(x, w, padding=edge)
 
@@ -107,12 +107,13 @@ def synthesised(synthesis, w):
     """The image of one sample from the styles of its layers, with fixed noise."""
 
     def styled(layer, x, w):
-        y = modulated(layer.conv, x, equalised(layer.affine, w))
+        y = modulated(layer.conv, x, equalised(layer.affine, w), demodulate=True)
         y = y + layer.noise.strength * layer.noise.fixed
         return lrelu(y + layer.bias[:, None, None])
 
     def rgb(layer, x, w):
-        return modulated(layer.conv, x, equalised(layer.affine, w)) + layer.bias[:, None, None]
+        y = modulated(layer.conv, x, equalised(layer.affine, w), demodulate=False)
+        return y + layer.bias[:, None, None]
 
     convs, styles = iter(synthesis.convs), list(w)
     x = styled(next(convs), synthesis.constant, styles[0])
@@ -226,7 +227,7 @@ CASES = [
         Case(
             MODULATED | {"kernel_size": size, "demodulate": demodulate, "upsample": upsample},
             inputs=lambda make: (make(2, 2, 2, 3), make(2, 2)),
-            reference=each(modulated),
+            reference=each(lambda block, x, s, on=demodulate: modulated(block, x, s, on)),
             note=f"{size}{'-demodulate' * demodulate}{'-upsample' * upsample}",
         )
         for size, demodulate, upsample in [
@@ -252,7 +253,7 @@ CASES = [
         note="classes",
     ),
     Case(
-        GENERATOR | {"image_size": 8, "style_mixing": 0},
+        GENERATOR | {"image_size": 8, "style_mixing": 0, "mapping_depth": 1},
         inputs=lambda make: (make(2, 2),),
         call=with_fixed_noise,
         reference=each(generated),

@@ -3,6 +3,7 @@
 import copy
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch
@@ -239,13 +240,14 @@ def test_average_stands_still_in_evaluation_and_where_it_is_only_asked():
 
 
 def test_average_is_that_of_all_processes():
-    store, z = dist.HashStore(), torch.randn(6, 8)
+    gloo: Any = dist  # some of its names are not declared
+    store, z = gloo.HashStore(), torch.randn(6, 8)
     alone = MappingNetwork(8, 4, depth=2, average_decay=0.9)
     copies = [copy.deepcopy(alone), copy.deepcopy(alone)]
     alone(z)
 
     def process(rank):
-        group = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=30))
+        group = gloo.ProcessGroupGloo(store, rank, 2, timedelta(seconds=30))
         with distributed.process_group(group):
             copies[rank](z[:2] if rank == 0 else z[2:])
 

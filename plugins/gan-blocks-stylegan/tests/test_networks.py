@@ -153,6 +153,21 @@ def test_no_mixing(chosen):
     assert torch.equal(w, w[:, :1].expand_as(w))
 
 
+def test_average_takes_in_first_styles_only():
+    g, z = generator(style_mixing=1), torch.randn(4, 8)
+    g.styles(z)
+    torch.testing.assert_close(g.mapping.average, 0.005 * g.mapping.map(z).mean(0))
+
+
+def test_styles_scale_by_one_at_the_start():
+    """The affine maps begin at 1, so that a style of 0 leaves all channels as they are."""
+    synthesis = generator().synthesis
+    for layer in (*synthesis.convs, *synthesis.to_rgb):
+        affine = layer.get_submodule("affine")
+        scales = affine(torch.zeros(1, 8))
+        assert torch.equal(scales, torch.ones_like(scales))
+
+
 def test_second_style_of_a_sample_has_its_class():
     g = generator(style_mixing=1, num_classes=2)
     with torch.no_grad():
