@@ -9,6 +9,7 @@ import typer
 from gan_blocks._plugins import check_kind
 from gan_blocks.cli._app import (
     AsJson,
+    complain,
     console,
     kinds_starting_with,
     print_json,
@@ -51,8 +52,11 @@ def validate(
             reports = [_report(file, cast(Kind | None, kind)) for file in files]
     except (NoReader, OSError, GanBlocksError) as error:
         stop(error)
+    # A config may name a preset only; but a check that looked at nothing has not passed.
+    empty = not any(report.specs or report.findings for report in reports)
+    ok = not empty and not any(report.findings for report in reports)
     if as_json:
-        print_json(_as_dict(reports))
+        print_json({"ok": ok, "files": [_as_dict(report) for report in reports]})
     else:
         out = console()
         for file, specs, findings in reports:
@@ -61,7 +65,9 @@ def validate(
                 text = f"{where}: {message}" if where else message
                 out.print(f"{file}:{line}:{column}: {text}", overflow="fold")
             out.print(f"{file}: {_count(specs, 'spec')}, {_count(len(findings), 'problem')}")
-    raise typer.Exit(1 if any(report.findings for report in reports) else 0)
+    if empty:
+        complain('there is no spec: a table with the key "block", such as {"block": "HingeLoss"}')
+    raise typer.Exit(0 if ok else 1)
 
 
 def _report(file: Path, kind: Kind | None) -> Report:
@@ -75,9 +81,6 @@ def _report(file: Path, kind: Kind | None) -> Report:
         for key, message in _problems(spec, path, kind):
             hint = _yaml_hint(document.value, key) if file.suffix in (".yaml", ".yml") else ""
             findings.append(Finding(document.place(key), key, message + hint))
-    if not specs:
-        message = 'has no spec: a table with the key "block", such as {"block": "HingeLoss"}'
-        findings.append(Finding(document.place(()), (), message))
     return Report(file, len(specs), sorted(findings, key=lambda finding: finding.place))
 
 
@@ -133,23 +136,9 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _as_dict(reports: list[Report]) -> dict[str, Any]:
-    return {
-        "ok": not any(report.findings for report in reports),
-        "files": [
-            {
-                "file": str(file),
-                "specs": specs,
-                "problems": [
-                    {
-                        "line": place.line,
-                        "column": place.column,
-                        "path": list(path),
-                        "message": message,
-                    }
-                    for place, path, message in findings
-                ],
-            }
-            for file, specs, findings in reports
-        ],
-    }
+def _as_dict(report: Report) -> dict[str, Any]:
+    problems = [
+        {"line": place.line, "column": place.column, "path": list(path), "message": message}
+        for place, path, message in report.findings
+    ]
+    return {"file": str(report.file), "specs": report.specs, "problems": problems}
