@@ -54,7 +54,9 @@ def test_list_finds_text_in_names_and_summaries():
     blocks = json.loads(run("list", "--text", "WASSERSTEIN", "--json").stdout)["blocks"]
     assert "WassersteinLoss" in [block["name"] for block in blocks]
     assert all("wasserstein" in f"{b['name']} {b['summary']}".lower() for b in blocks)
-    assert json.loads(run("list", "--text", "no such text", "--json").stdout)["blocks"] == []
+    result = run("list", "--text", "no such text", "--json")
+    assert json.loads(result.stdout)["blocks"] == []
+    assert "no block has 'no such text'" in result.stderr
 
 
 # --- any width -----------------------------------------------------------------------------------
@@ -381,6 +383,20 @@ def test_cases_of_another_file_and_a_choice_of_checks(tmp_path):
     assert {name for _, name in found} == {"spec_round_trip"}
     result = run("check", file, "--only", "literal_refrence")
     assert (result.exit_code, "did you mean literal_reference?" in result.stderr) == (2, True)
+
+
+def test_a_block_that_no_hook_returns_is_named(tmp_path, monkeypatch):
+    assert run("new-plugin", "forgetful", "--directory", str(tmp_path / "it")).exit_code == 0
+    package = tmp_path / "it" / "gan_blocks_forgetful"
+    (package / "extra.py").write_text(
+        "from gan_blocks import block\n\n\n@block(compile=True)\nclass Extra:\n    pass\n"
+    )
+    result = run("check", str(tmp_path / "it"), "--only", "spec_round_trip")
+    assert result.exit_code == 0
+    assert "gan_blocks_forgetful.extra.Extra is decorated with @block, but no" in result.stderr
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "it").rename(tmp_path / "gan-blocks-absent")
+    assert "gan-blocks check gan-blocks-absent" in run("check", "absent").stderr
 
 
 @pytest.mark.parametrize(

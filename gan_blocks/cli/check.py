@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import itertools
 import re
 import sys
 import tomllib
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+from rich.padding import Padding
 from rich.table import Table
 
 from gan_blocks._arguments import did_you_mean
@@ -28,6 +30,7 @@ from gan_blocks.cli._app import (
 )
 from gan_blocks.errors import GanBlocksError
 from gan_blocks.registry import Entry, registry
+from gan_blocks.spec import blueprint
 
 if TYPE_CHECKING:
     from gan_blocks.testing import Case
@@ -102,15 +105,18 @@ def check(
             results = list(_results(blocks, offered, only))
         except _Wrong as error:
             stop(error)
+    forgotten = sorted({where for name in plugins for where in _forgotten(name)})
     broken = any(result.outcome == "fail" for result in results)
     ok = not broken and not any(name in failed for name in plugins)
     if as_json:
-        document = {"ok": ok, "plugins": plugins, "results": [r._asdict() for r in results]}
-        print_json(document)
+        rows = [result._asdict() for result in results]
+        print_json({"ok": ok, "plugins": plugins, "results": rows, "forgotten": forgotten})
     else:
         _print(results)
         if not blocks:
             complain(f"{', '.join(plugins)} has no block that could be checked")
+        for where in forgotten:
+            complain(f"{where} is decorated with @block, but no hook returns it")
     raise typer.Exit(0 if ok else 1)
 
 
@@ -171,6 +177,8 @@ def _imported(target: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and error.name == target.partition(".")[0]:
             names = [info.name for info in registry.plugins() if info.name != BUILTIN]
             hint = did_you_mean(target, names)
+            if (folder := Path(f"gan-blocks-{target}")).is_dir():
+                hint = f"; it is not installed, but there is its folder: gan-blocks check {folder}"
             raise _Wrong(
                 f"there is no plugin, package, module or folder {target!r}{hint}"
             ) from None
@@ -185,7 +193,10 @@ def _registered(plugin: Any, name: str) -> str:
     name = name.rpartition(".")[2]
     if not is_name(name):
         raise _Wrong(f"{name!r} cannot be the name of a plugin")
-    registry.register(plugin, name=name)
+    try:
+        registry.register(plugin, name=name)
+    except GanBlocksError as error:
+        raise _Wrong(f"{name}: {error}") from None
     _REGISTERED[name] = plugin
     return name
 
@@ -198,13 +209,39 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def _forgotten(name: str) -> Iterator[str]:
+    """Blocks in the plugin's package that none of its hooks returns."""
+    plugin = _plugin(name)
+    package = str(getattr(plugin, "__name__", type(plugin).__module__)).partition(".")[0]
+    known = {id(entry.cls) for entry in registry.list()}
+    for module_name, module in list(sys.modules.items()):
+        if module_name.partition(".")[0] == package and isinstance(module, ModuleType):
+            for cls in list(vars(module).values()):
+                own = isinstance(cls, type) and cls.__module__ == module_name
+                if own and blueprint(cls) and id(cls) not in known:
+                    yield f"{module_name}.{cls.__name__}"
+    for folder in getattr(sys.modules.get(package), "__path__", []):
+        for file in sorted(Path(folder).rglob("*.py")):
+            parts = file.relative_to(folder).with_suffix("").parts
+            module_name = ".".join((package, *parts)).removesuffix(".__init__")
+            # What is not imported is read, not run.
+            if module_name not in sys.modules:
+                text = file.read_text(encoding="utf-8", errors="replace")
+                for found in re.finditer(r"^@block\b.*\n(?:@.*\n)*class (\w+)", text, re.MULTILINE):
+                    yield f"{module_name}.{found[1]}"
+
+
+def _plugin(name: str) -> Any:
+    """The object that has the hooks."""
+    return _REGISTERED.get(name) or registry._plugins._manager.get_plugin(name)
+
+
 # --- which cases -------------------------------------------------------------------------------
 
 
 def _cases_of(name: str) -> "list[Case]":
     """What the plugin's attribute `cases` holds: cases, a function, a module or `module:NAME`."""
-    plugin = _REGISTERED.get(name) or registry._plugins._manager.get_plugin(name)
-    return _as_cases(getattr(plugin, "cases", None), f"the attribute cases of {name}")
+    return _as_cases(getattr(_plugin(name), "cases", None), f"the attribute cases of {name}")
 
 
 def _cases_at(where: str) -> "list[Case]":
@@ -313,18 +350,21 @@ def _without_case(entry: Entry, wanted: list[str]) -> Iterator[Result]:
 
 def _print(results: list[Result]) -> None:
     out = console()
-    if out.width < NARROW:
-        for result in results:
-            out.print(f"{result.outcome} {result.case}\n  {result.check}", overflow="fold")
-            if result.outcome == "skip":
-                out.print(f"  {result.reason}", overflow="fold")
-    else:
-        table = Table(box=None, pad_edge=False)
-        for title in ("case", "check", "result", "reason"):
-            table.add_column(title, overflow="fold")
-        for _, case, name, outcome, reason in results:
-            table.add_row(case, name, outcome, reason if outcome == "skip" else "")
-        out.print(table)
+    for case, rows in itertools.groupby(results, key=lambda result: result.case):
+        out.print(case, style="bold")
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for _ in range(4):
+            table.add_column(overflow="fold")
+        for row in rows:
+            reason = row.reason if row.outcome == "skip" else ""
+            if out.width < NARROW:
+                out.print(f"  {row.outcome}  {row.check}", overflow="fold")
+                if reason:
+                    out.print(Padding(reason, (0, 0, 0, 8)), overflow="fold")
+            else:
+                table.add_row("", row.outcome, row.check, reason)
+        if table.row_count:
+            out.print(table)
     for result in results:
         if result.outcome == "fail":
             out.print(f"\n{result.reason}", soft_wrap=True)

@@ -11,6 +11,7 @@ from gan_blocks.cli._app import (
     NARROW,
     AsJson,
     KindArgument,
+    complain,
     console,
     print_json,
     quiet,
@@ -47,6 +48,8 @@ def list_blocks(
     else:
         rows = [_row(entry, plugins[entry.plugin]) for entry in entries]
         _print(rows + [("-", f"{p.name}/...", p.package, p.version, p.status, "") for p in broken])
+    if text and not entries:
+        complain(f"no block has {text!r} in its name or summary")
     tell_failures()
 
 
