@@ -1,7 +1,9 @@
 """What the command line prints, and with which exit code."""
 
+import doctest
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -564,3 +566,83 @@ def test_check_of_a_plugin_that_fails_to_load_fails(site):
 def test_a_plugin_is_imported_only_by_commands_that_need_it(site):
     assert "NOISE" not in command(site, "show", "HingeLoss").stderr
     assert "NOISE" in command(site, "show", "good/Good").stderr
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+PAGE = """
+import json, sys
+from typer.testing import CliRunner
+from gan_blocks.cli import app
+commands = json.loads(sys.argv[1])
+print("RESULT" + json.dumps([CliRunner().invoke(app, words).output for words in commands]))
+"""
+
+
+def test_the_page_shows_what_the_commands_print(tmp_path):
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```console\n\$ (\S+) (.*)\n((?s:.*?))^```$", text, re.MULTILINE)
+    commands = [(words, wanted) for name, words, wanted in shown if name == "gan-blocks"]
+    for name, file, content in shown:
+        if name == "cat":
+            (tmp_path / file).write_text(content)
+    result = subprocess.run(
+        [sys.executable, "-c", PAGE, json.dumps([words.split() for words, _ in commands])],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "TERM": "dumb"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert result.returncode == 0, result.stderr
+    outputs = json.loads(result.stdout.partition("RESULT")[2])
+    assert {words.split()[0] for words, _ in commands} == set(COMMANDS)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    for (words, wanted), output in zip(commands, outputs, strict=True):
+        if words.startswith("validate"):
+            assert output == wanted
+        assert doctest.OutputChecker().check_output(wanted, output, flags), f"{words}\n{output}"
+
+
+COMMANDS = [command.name for command in app.registered_commands]
+
+
+def test_every_command_has_a_section_help_and_json():
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\S+)$", text, re.MULTILINE) == COMMANDS
+    for name in COMMANDS:
+        result = run(name, "--help")
+        assert (result.exit_code, "--json" in result.stdout) == (0, True), name
+
+
+def test_list_with_ten_plugins_adds_at_most_a_second_to_torch(tmp_path):
+    for i in range(10):
+        info = tmp_path / f"p{i}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: p{i}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[gan_blocks]\np{i} = module_p{i}\n")
+        (tmp_path / f"module_p{i}.py").write_text(GOOD)
+    code = """
+import os, time
+start = time.perf_counter()
+import torch
+middle = time.perf_counter()
+import sys
+sys.argv[1:] = ["list"]
+from gan_blocks.cli import app
+app(standalone_mode=False)
+print("SECONDS", time.perf_counter() - middle)
+"""
+    seconds = []
+    for _ in range(3):  # the least: the rest is what else the machine was doing
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert "p9/Good" in result.stdout
+        seconds.append(float(result.stdout.split("SECONDS")[1]))
+    assert min(seconds) < 1

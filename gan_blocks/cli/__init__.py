@@ -16,9 +16,9 @@ __all__ = ["app"]
 
 # In the order of a user's way.
 app.command("list")(list_blocks)
-app.command()(show)
-app.command()(schema)
-app.command()(validate)
+app.command("show")(show)
+app.command("schema")(schema)
+app.command("validate")(validate)
 app.command("new-plugin")(new_plugin)
-app.command()(check)
-app.command()(doctor)
+app.command("check")(check)
+app.command("doctor")(doctor)

@@ -87,7 +87,8 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check every promise of a plugin's blocks, as the tests of the built-in blocks do."""
-    sys.path.insert(0, "")  # as python -m does
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as python -m does
     try:
         with quiet():
             plugins = _plugins_of(target)

@@ -63,8 +63,10 @@ def validate(
             for (line, column), path, message in findings:
                 where = ".".join(map(str, path))
                 text = f"{where}: {message}" if where else message
-                out.print(f"{file}:{line}:{column}: {text}", overflow="fold")
-            out.print(f"{file}: {_count(specs, 'spec')}, {_count(len(findings), 'problem')}")
+                # The terminal wraps it, so that editors find the place.
+                out.print(f"{file}:{line}:{column}: {text}", soft_wrap=True)
+            counts = f"{_count(specs, 'spec')}, {_count(len(findings), 'problem')}"
+            out.print(f"{file}: {counts}", soft_wrap=True)
     if empty:
         complain('there is no spec: a table with the key "block", such as {"block": "HingeLoss"}')
     raise typer.Exit(0 if ok else 1)
