@@ -589,7 +589,7 @@ def test_the_page_shows_what_the_commands_print(tmp_path):
             (tmp_path / file).write_text(content)
     result = subprocess.run(
         [sys.executable, "-c", PAGE, json.dumps([words.split() for words, _ in commands])],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "TERM": "dumb"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "CUDA_VISIBLE_DEVICES": ""},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -605,7 +605,7 @@ def test_the_page_shows_what_the_commands_print(tmp_path):
         assert doctest.OutputChecker().check_output(wanted, output, flags), f"{words}\n{output}"
 
 
-COMMANDS = [command.name for command in app.registered_commands]
+COMMANDS = [str(command.name) for command in app.registered_commands]
 
 
 def test_every_command_has_a_section_help_and_json():
