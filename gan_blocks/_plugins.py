@@ -147,6 +147,11 @@ class Plugins:
             changed: list[str] = []
             try:
                 with settings_kept() as changed:
+                    if not each.point.pattern.match(each.point.value):
+                        raise PluginError(
+                            f"its entry point {each.point.value!r} is no module; it should be "
+                            "as package.module or package.module:object"
+                        )
                     accept(self.of_hooks(each.point.load(), name))
             except KeyboardInterrupt:
                 info.status = "not loaded"
@@ -204,7 +209,8 @@ class Plugins:
         try:
             self._manager.register(plugin, name=name)
         except (ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(" ".join(str(error).split())) from None
+            reason = " ".join(str(error).split())
+            raise PluginError(f"pluggy refuses it: {reason[:150]}") from None
         others = [other for other in self._manager.get_plugins() if other is not plugin]
         found: Found = []
         try:

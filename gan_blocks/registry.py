@@ -195,7 +195,7 @@ class Registry:
         return taken
 
     def plugins(self, *, load: bool = False) -> list[PluginInfo]:
-        """Every plugin with its package and state.
+        """Every plugin with its package and state, the built-in one first.
 
         Args:
             load: Import those not loaded yet, to see whether they work.
@@ -203,7 +203,9 @@ class Registry:
         for name in self._plugins.installed():
             if load:
                 self._load(name)
-        return [dataclasses.replace(info) for info in self._plugins.infos.values()]
+        infos = self._plugins.infos.values()
+        in_order = sorted(infos, key=lambda info: (info.status != "builtin", info.name))
+        return [dataclasses.replace(info) for info in in_order]
 
     # --- finding blocks --------------------------------------------------------------------
 

@@ -537,8 +537,9 @@ def test_doctor_is_readable_on_a_narrow_terminal(site):
 
 
 def test_doctor_is_content_when_the_broken_plugin_is_switched_off(site):
-    result = command(site, "doctor", GAN_BLOCKS_PLUGINS="good")
+    result = command(site, "doctor", GAN_BLOCKS_PLUGINS="good, god")
     assert result.returncode == 0
+    assert "GAN_BLOCKS_PLUGINS names 'god', which is not installed" in result.stdout
     assert "everything works" in result.stdout
 
 

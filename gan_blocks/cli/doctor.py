@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.padding import Padding
 
 import gan_blocks
 from gan_blocks.cli._app import AsJson, console, print_json, quiet
@@ -30,12 +31,15 @@ def doctor(
     if traceback:
         for entry, plugin in zip(described, plugins, strict=True):
             entry["traceback"] = plugin.traceback
+    listed = [name.strip() for name in os.environ.get("GAN_BLOCKS_PLUGINS", "").split(",")]
+    absent = [n for n in listed if n and n not in [plugin.name for plugin in plugins]]
     report: dict[str, Any] = {
         "ok": not failed,
         "versions": _versions(),
         "devices": _devices(),
         "environment": {name: os.environ.get(name) for name in VARIABLES},
         "plugins": described,
+        "notes": [f"GAN_BLOCKS_PLUGINS names {n!r}, which is not installed" for n in absent],
     }
     if as_json:
         print_json(report)
@@ -58,16 +62,18 @@ def _print(report: dict[str, Any]) -> None:
         packages, versions = plugin["package"].split(", "), plugin["version"].split(", ")
         where = " and ".join(f"{p} {v}".strip() for p, v in zip(packages, versions, strict=False))
         out.print(f"  {plugin['name']}: {plugin['status']}, {where}", overflow="fold")
-        if plugin["error"]:
-            out.print(f"    {plugin['error']}", overflow="fold")
-            out.print(f"    remedy: {plugin['remedy']}", overflow="fold")
+        details = [plugin["error"], f"remedy: {plugin['remedy']}"] if plugin["error"] else []
         if plugin["changed_settings"]:
             settings = ", ".join(plugin["changed_settings"])
-            out.print(f"    its import changed {settings}; that was put back")
+            details.append(f"its import changed {settings}; that was put back")
+        for detail in details:
+            out.print(Padding(detail, (0, 0, 0, 4)), overflow="fold")
         if plugin.get("traceback"):
             out.print(plugin["traceback"], soft_wrap=True)
     failed = [plugin["name"] for plugin in report["plugins"] if plugin["status"] == "failed"]
     out.print()
+    for note in report["notes"]:
+        out.print(note, overflow="fold")
     out.print(f"{len(failed)} failed: {', '.join(failed)}" if failed else "everything works")
 
 
