@@ -3,6 +3,7 @@
 import pickle
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +41,24 @@ def _read_anomaly() -> tuple[bool, bool]:
     return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
 
+def _read_precision() -> tuple[str, str, str | None]:
+    backends: Any = torch.backends
+    new = backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision
+    try:
+        return (*new, torch.get_float32_matmul_precision())
+    except RuntimeError:  # torch refuses to tell when the newer settings are in use
+        return (*new, None)
+
+
+def _write_precision(setting: tuple[str, str, str | None]) -> None:
+    backends: Any = torch.backends
+    *new, old = setting
+    if old is not None:
+        torch.set_float32_matmul_precision(old)
+    # The older setting writes the newer ones.
+    backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision = new
+
+
 def _read_cuda() -> list[bytes] | None:
     if not torch.cuda.is_initialized():
         return None
@@ -68,10 +87,7 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "torch's gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "torch's deterministic algorithms": (_read_deterministic, _write_deterministic),
     "torch's cuDNN settings": (_read_cudnn, _write_cudnn),
-    "torch's precision of matrix products": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
+    "torch's precision of matrix products": (_read_precision, _write_precision),
     "torch's anomaly detection": (
         _read_anomaly,
         lambda setting: torch.autograd.set_detect_anomaly(*setting),
@@ -87,20 +103,30 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 @contextmanager
 def settings_kept() -> Iterator[list[str]]:
     """Puts back what the body changes, and names it in the list that it gives."""
-    before = {name: read() for name, (read, _) in _SETTINGS.items()}
+    before = {name: _quietly(read) for name, (read, _) in _SETTINGS.items()}
     changed: list[str] = []
     try:
         yield changed
     finally:
         for name, (read, write) in _SETTINGS.items():
-            if not _same(read(), before[name]):
-                write(before[name])
-                # A library that the body imports for the first time changes nothing of ours.
-                if before[name] is not None:
-                    changed.append(name)
+            # What cannot be read cannot be kept; a library that the body imports for the first
+            # time changes nothing of ours.
+            if before[name] is not None and not _same(_quietly(read), before[name]):
+                _quietly(write, before[name])
+                changed.append(name)
+
+
+def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A setting that this build of torch does not have is no reason to load nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return function(*arguments)
+        except Exception:
+            return None
 
 
 def _same(now: Any, before: Any) -> bool:
     if isinstance(before, torch.Tensor):
-        return torch.equal(now, before)
+        return now is not None and torch.equal(now, before)
     return pickle.dumps(now) == pickle.dumps(before)

@@ -255,6 +255,20 @@ MATRIX = {
     "empties_the_registry": Hostile(
         BLOCK + "registry._entries.clear()", "it replaced blocks of others"
     ),
+    "empties_the_registry_and_fails": Hostile(
+        BLOCK + "registry._entries.clear()\nraise RuntimeError('after the harm')",
+        "RuntimeError: after the harm",
+    ),
+    "hook_of_another_name": Hostile(
+        BLOCK + "class Other(Plain): pass\nOther = block(Other)\n"
+        "@hookimpl(specname='gan_blocks_networks')\ndef mine(): return [Other]",
+        status="loaded",
+        builds="Other",
+    ),
+    "wrapped_hook": Hostile(
+        BLOCK + "@hookimpl(wrapper=True)\ndef gan_blocks_losses():\n    yield\n    return 3",
+        "TypeError",
+    ),
     "claims_a_built_in_class": Hostile(
         hook("return [HingeLoss]", "gan_blocks_losses"), status="loaded", builds="HingeLoss"
     ),
@@ -449,6 +463,19 @@ def test_the_list_and_the_schema_hold_what_works(result):
 
 def test_the_matrix_is_large():
     assert len(MATRIX) >= 25
+
+
+def test_a_package_that_is_twice_on_the_path_is_one(tmp_path):
+    """An old copy behind a new one, as an editable install beside a wheel."""
+    for folder in ("first", "second"):
+        install_good(tmp_path / folder)
+    code = "import gan_blocks; print(gan_blocks.build({'block': 'good/Good'}))"
+    done = start(
+        tmp_path / "first",
+        "-c",
+        f"import sys; sys.path.append({str(tmp_path / 'second')!r}); {code}",
+    )
+    assert done.stdout == "Good(size=1)\n", done.stderr
 
 
 def test_an_interrupt_interrupts_and_the_plugin_loads_the_next_time(tmp_path):
