@@ -60,7 +60,7 @@ oldest:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet torch==2.13.0 numpy pytest pytest-xdist hypothesis sybil scipy jsonschema hatchling -e .
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses auto --dist loadfile gan_blocks \
-	  $(foreach part,cli conformance critic_gradients divergences lipschitz losses networks penalties registry schedules spec weight_constraints,tests/test_$(part).py)
+	  $(foreach part,cli conformance critic_gradients divergences documents global_state hostile_plugins lipschitz losses networks penalties registry schedules spec weight_constraints,tests/test_$(part).py)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

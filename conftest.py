@@ -16,6 +16,9 @@ pages = Sybil(
     [PythonCodeBlockParser(doctest_optionflags=OPTIONS)], pattern="*.md", exclude="tutorial.md"
 )
 
+# The package that `gan-blocks new-plugin` writes; tests/test_new_plugin.py runs its tests.
+collect_ignore = ["gan_blocks/cli/template"]
+
 pytest_collect_file = (docstrings + pages).pytest()
 
 # The first example pays for torch's start; timing is the benchmarks' business.

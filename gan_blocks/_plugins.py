@@ -1,29 +1,38 @@
 """Where blocks come from: hooks of installed packages, modules, classes of a notebook."""
 
-import importlib.metadata
 import inspect
+import itertools
+import logging
 import os
+import threading
+import time
+import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal, get_args
 
 import pluggy
 from torch import nn
 
-from gan_blocks import hookspecs
+from gan_blocks import _installed, hookspecs
 from gan_blocks._arguments import did_you_mean, shown
+from gan_blocks._global_state import settings_kept
+from gan_blocks._installed import Installed, Origin
 from gan_blocks.errors import PluginError, UnknownBlockError
 from gan_blocks.spec import blueprint
 from gan_blocks.types import AdversarialLoss, Kind
 
-GROUP = "gan_blocks"
 BUILTIN = "builtin"
 KINDS: tuple[Kind, ...] = get_args(Kind)
+LARGEST = 10_000
+"""No plugin has more classes of one kind; a generator that never ends is cut here."""
 
 Found = list[tuple[Kind, type]]
 
-Status = Literal["builtin", "registered", "not loaded", "loaded", "failed", "disabled"]
+Status = Literal["builtin", "registered", "not loaded", "loading", "loaded", "failed", "disabled"]
+
+log = logging.getLogger("gan_blocks.plugins")
 
 
 @dataclass
@@ -32,15 +41,39 @@ class PluginInfo:
 
     Args:
         name: Its entry-point name, the prefix of its blocks.
-        distribution: The package that brings it, with version.
+        origins: The package that brings it; several if they claim the same name.
         status: Whether it is loaded.
-        error: Why it failed, in one line, with the remedy.
+        error: Why it failed, in one line.
+        remedy: What to do about it.
+        changed: Settings of the whole process that its import changed, and that were put back.
+        traceback: Where it failed, for its author.
     """
 
     name: str
-    distribution: str = ""
+    origins: tuple[Origin, ...] = ()
     status: Status = "not loaded"
     error: str = ""
+    remedy: str = ""
+    changed: tuple[str, ...] = ()
+    traceback: str = field(default="", repr=False)
+
+    @property
+    def package(self) -> str:
+        return ", ".join(origin.package for origin in self.origins)
+
+    @property
+    def version(self) -> str:
+        return ", ".join(origin.version for origin in self.origins)
+
+    @property
+    def distribution(self) -> str:
+        """The package with its version."""
+        return " and ".join(map(str, self.origins))
+
+    @property
+    def failure(self) -> str:
+        """What failed, why, and what to do, in one line."""
+        return f"{self.distribution} failed to load: {self.error}; {self.remedy}"
 
 
 class Plugins:
@@ -54,38 +87,86 @@ class Plugins:
         self.infos: dict[str, PluginInfo] = {}
         self._manager = pluggy.PluginManager("gan_blocks")
         self._manager.add_hookspecs(hookspecs)
-        self._entry_points: dict[str, list[importlib.metadata.EntryPoint]] | None = None
+        self._installed: dict[str, Installed] | None = None
+        self._lock = threading.RLock()
 
-    def installed(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
-        """Entry points by name, read once; nothing is imported."""
-        if self._entry_points is None:
-            self._entry_points = {}
-            for point in importlib.metadata.entry_points(group=GROUP):
-                points = self._entry_points.setdefault(point.name, [])
-                if all(_origin(point) != _origin(other) for other in points):
-                    points.append(point)
-            for name, points in self._entry_points.items():
-                origin = " and ".join(sorted(map(_origin, points)))
-                status: Status = "not loaded" if _allowed(name) else "disabled"
-                self.infos.setdefault(name, PluginInfo(name, origin, status))
-        return self._entry_points
+    def installed(self) -> dict[str, Installed]:
+        """What can be loaded, by name; read once, and nothing is imported."""
+        with self._lock:
+            if self._installed is None:
+                trace_if_asked()
+                self._installed = self._read_installed()
+            return self._installed
+
+    def _read_installed(self) -> dict[str, Installed]:
+        found, broken = _installed.installed()
+        by_name: dict[str, list[Installed]] = {}
+        for each in found:
+            by_name.setdefault(each.point.name, []).append(each)
+        loadable = {}
+        for name, claims in by_name.items():
+            info = PluginInfo(name, tuple(sorted(claim.origin for claim in claims)))
+            log.debug("found %s: %s", name, info.distribution)
+            # A name that nothing may have is kept apart from the plugin of this name.
+            key = name if is_name(name) else f"{name!r} of {info.distribution}"
+            self.infos.setdefault(key, info)
+            if not is_name(name):
+                reason = "is no word" if name != BUILTIN else "is reserved"
+                _fail(info, f"the name {name!r} {reason}", "its author must choose another")
+            elif not _allowed(name):
+                info.status = "disabled"
+            elif len(claims) > 1:
+                both = "both claim" if len(set(info.origins)) > 1 else "twice claim"
+                _fail(
+                    info,
+                    f"{' and '.join(map(str, dict.fromkeys(info.origins)))} {both} the name {name!r}",
+                    "keep one, or ask an author to choose another name",
+                )
+            if is_name(name):
+                loadable[name] = claims[0]
+        for origin, reason in broken:
+            info = PluginInfo(origin.package, (origin,))
+            self.infos.setdefault(f"entry points of {origin}", info)
+            remedy = f"its metadata is damaged: pip install --force-reinstall {origin.package}"
+            _fail(info, f"its entry points cannot be read: {reason}", remedy)
+        return loadable
 
     def load(self, name: str, accept: Callable[[Found], None]) -> None:
-        """Load one installed plugin once. Whatever goes wrong is remembered, never raised."""
-        points, info = self.installed()[name], self.infos[name]
-        if info.status != "not loaded":
-            return
-        try:
-            if len(points) > 1:
-                raise PluginError(f"{info.distribution} both claim the name {name!r}: keep one")
-            if name == BUILTIN or "/" in name:
-                raise PluginError(f"the name {name!r} is reserved: its author must choose another")
-            accept(self.of_hooks(points[0].load(), name))
-            info.status = "loaded"
-        except (Exception, SystemExit) as error:
-            reason = " ".join(str(error).split())[:300]
-            info.status = "failed"
-            info.error = reason if isinstance(error, PluginError) else _in_words(error, reason)
+        """Load one installed plugin once. Whatever goes wrong is remembered, never raised.
+
+        While it is being imported, a plugin that asks for its own blocks finds none.
+        """
+        each = self.installed()[name]
+        with self._lock:
+            info = self.infos[name]
+            if info.status != "not loaded":
+                return
+            info.status = "loading"
+            start = time.perf_counter()
+            log.debug("loading %s: importing %s", name, each.point.value)
+            changed: list[str] = []
+            try:
+                with settings_kept() as changed:
+                    if not each.point.pattern.match(each.point.value):
+                        raise PluginError(
+                            f"its entry point {each.point.value!r} is no module; it should be "
+                            "as package.module or package.module:object"
+                        )
+                    accept(self.of_hooks(each.point.load(), name))
+            except KeyboardInterrupt:
+                info.status = "not loaded"
+                raise
+            except BaseException as error:  # SystemExit, and what test runners raise to skip
+                reason = _in_words(error)
+                text = reason if isinstance(error, PluginError) else f"{_named(error)}: {reason}"
+                _fail(info, text.removesuffix(": "), _remedy(error, each), _traceback(error))
+            else:
+                info.status = "loaded"
+            info.changed = tuple(changed)
+            for setting in info.changed:
+                log.debug("%s changed %s, which was put back", name, setting)
+            spent = 1000 * (time.perf_counter() - start)
+            log.debug("%s %s in %.0f ms %s", info.status, name, spent, info.error)
 
     def of(self, plugin: Any, name: str, kind: Kind | None = None) -> Found:
         """The classes of whatever a user registers: a class, several, or a module."""
@@ -111,7 +192,13 @@ class Plugins:
                 f"it was written for version {version} of the hooks and this gan_blocks has "
                 f"version {hookspecs.HOOK_VERSION}: install versions that agree"
             )
-        unknown = set(_hooks_of(plugin)) - set(hookspecs.HOOKS.values())
+        marked = _hooks_of(plugin)
+        if not marked:
+            raise PluginError(
+                f"{shown(plugin)} has no hook: mark a function such as gan_blocks_losses with "
+                "hookimpl"
+            )
+        unknown = set(marked) - set(hookspecs.HOOKS.values())
         if unknown:
             hints = [
                 f"{hook}{did_you_mean(hook, list(hookspecs.HOOKS.values()))}" for hook in unknown
@@ -122,17 +209,25 @@ class Plugins:
         try:
             self._manager.register(plugin, name=name)
         except (ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(" ".join(str(error).split())) from None
+            reason = " ".join(str(error).split())
+            raise PluginError(f"pluggy refuses it: {reason[:150]}") from None
         others = [other for other in self._manager.get_plugins() if other is not plugin]
         found: Found = []
         try:
             for kind, hook in hookspecs.HOOKS.items():
+                if hook not in marked:
+                    continue
+                log.debug("%s: calling %s()", name, hook)
                 for classes in self._manager.subset_hook_caller(hook, others)():
                     if isinstance(classes, type | str) or not isinstance(classes, Iterable):
                         raise PluginError(
                             f"{hook} should return a list of classes: {shown(classes)}"
                         )
-                    found.extend((kind, cls) for cls in classes)
+                    listed = list(itertools.islice(classes, LARGEST + 1))
+                    if len(listed) > LARGEST:
+                        raise PluginError(f"{hook} returns more than {LARGEST} classes")
+                    log.debug("%s: %s() returned %s", name, hook, shown(listed, 300))
+                    found.extend((kind, cls) for cls in listed)
         except BaseException:
             self._manager.unregister(plugin)
             raise
@@ -147,9 +242,11 @@ def check_kind(kind: Any) -> None:
 
 def _hooks_of(plugin: object) -> tuple[str, ...]:
     """Names of the attributes that ``hookimpl`` has marked."""
-    if isinstance(plugin, Iterable):
-        return ()
-    marked = {k for k, v in inspect.getmembers_static(plugin) if hasattr(v, "gan_blocks_impl")}
+    marked = {
+        options.get("specname") or name
+        for name, member in inspect.getmembers_static(plugin)
+        if isinstance(options := getattr(member, "gan_blocks_impl", None), dict)
+    }
     return tuple(sorted(marked))
 
 
@@ -176,8 +273,33 @@ def kind_of(cls: Any, kind: Kind | None) -> Kind:
     )
 
 
-def _origin(point: importlib.metadata.EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+def misfit(kind: Kind, cls: type) -> str:
+    """What a class lacks to be of a kind; empty if nothing."""
+    if kind in ("layer", "network") and not issubclass(cls, nn.Module):
+        return "is no nn.Module"
+    methods = {
+        "loss": ("discriminator", "generator"),
+        "divergence": ("f", "conjugate", "activation"),
+        "penalty": ("__call__",),
+        "constraint": ("__call__",),
+    }
+    missing = [name for name in methods.get(kind, ()) if not hasattr(cls, name)]
+    return f"has no {' and no '.join(missing)}" if missing else ""
+
+
+def is_name(name: Any) -> bool:
+    """Whether a plugin can have this name."""
+    return isinstance(name, str) and name.strip() != "" and "/" not in name and name != BUILTIN
+
+
+def trace_if_asked() -> None:
+    """With ``GAN_BLOCKS_TRACE=1`` what happens to plugins is printed on standard error."""
+    if os.environ.get("GAN_BLOCKS_TRACE", "") not in ("", "0") and not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.DEBUG)
+        log.propagate = False
 
 
 def _allowed(name: str) -> bool:
@@ -187,8 +309,34 @@ def _allowed(name: str) -> bool:
     return listed is None or name in [entry.strip() for entry in listed.split(",")]
 
 
-def _in_words(error: BaseException, reason: str) -> str:
-    return (
-        f"{type(error).__name__}: {reason}; repair or uninstall it, or leave it out with "
-        "GAN_BLOCKS_PLUGINS"
-    )
+def _fail(info: PluginInfo, error: str, remedy: str, trace: str = "") -> None:
+    info.status, info.error, info.remedy, info.traceback = "failed", error, remedy, trace
+
+
+def _named(error: BaseException) -> str:
+    return str(getattr(type(error), "__name__", "an error"))
+
+
+def _in_words(error: BaseException) -> str:
+    """Its message in one line; the message of a stranger's error may fail itself."""
+    try:
+        return " ".join(str(error).split())[:300]
+    except Exception:
+        return "its message cannot be printed"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:
+        return ""
+
+
+def _remedy(error: BaseException, each: Installed) -> str:
+    package = each.origin.package
+    if isinstance(error, ModuleNotFoundError) and isinstance(error.name, str):
+        missing, own = error.name.partition(".")[0], each.point.value.partition(".")[0]
+        if missing == own.partition(":")[0]:
+            return f"reinstall it: pip install --force-reinstall {package}"
+        return f"install {missing}, which it needs"
+    return f"update, repair or uninstall {package}, or leave it out with GAN_BLOCKS_PLUGINS"

@@ -5,7 +5,12 @@ being its name in the entry-point group ``gan_blocks``. A plugin is imported whe
 first asked for; one that fails is remembered, and stops nothing else.
 """
 
+import builtins
+import dataclasses
 import inspect
+import json
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -15,7 +20,8 @@ from torch import nn
 
 from gan_blocks import _arguments
 from gan_blocks._arguments import did_you_mean, shown
-from gan_blocks._plugins import BUILTIN, KINDS, PluginInfo, Plugins, check_kind
+from gan_blocks._installed import Origin
+from gan_blocks._plugins import BUILTIN, KINDS, PluginInfo, Plugins, check_kind, is_name, misfit
 from gan_blocks.errors import InvalidArgumentsError, PluginError, Problem, UnknownBlockError
 from gan_blocks.spec import Blueprint, blueprint, recorded_arguments
 from gan_blocks.types import Kind
@@ -51,6 +57,19 @@ class Entry:
         """JSON Schema of its arguments; a nested block is `x-gan-blocks-kind`."""
         return self.blueprint.model.model_json_schema()
 
+    def check(self) -> None:
+        """Raise what would break a list or a schema of all blocks later."""
+        assert isinstance(self.summary, str)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                json.dumps(self.schema(), allow_nan=False)
+            except Exception as error:
+                raise PluginError(
+                    f"{self.name}: its arguments have no JSON Schema; is a default one that a "
+                    f"config file can hold? {type(error).__name__}: {error}"
+                ) from error
+
 
 class Registry:
     """All blocks of the process. The library's own is ``gan_blocks.registry``."""
@@ -64,7 +83,7 @@ class Registry:
 
     def register_builtin(self, plugin: object) -> None:
         """Register the library's own plugin, whose blocks have bare names."""
-        self._plugins.infos[BUILTIN] = PluginInfo(BUILTIN, "gan_blocks", "builtin")
+        self._plugins.infos[BUILTIN] = PluginInfo(BUILTIN, (Origin("gan_blocks", ""),), "builtin")
         self._add(self._plugins.of_hooks(plugin, BUILTIN), BUILTIN)
 
     def register(
@@ -99,7 +118,7 @@ class Registry:
             >>> build({"block": "mine/Double"})
             Double()
         """
-        if not isinstance(name, str) or not name or "/" in name or name == BUILTIN:
+        if not is_name(name):
             raise PluginError(f"a plugin's name is a word without a slash, got {shown(name)}")
         if name in self._plugins.installed() and self._plugins.infos[name].status != "disabled":
             raise PluginError(
@@ -113,7 +132,7 @@ class Registry:
                 "hook such as gan_blocks_losses"
             )
         self._add(found, name)
-        self._plugins.infos[name] = PluginInfo(name, "in process", "registered")
+        self._plugins.infos[name] = PluginInfo(name, (Origin("in process", ""),), "registered")
 
     def _add(self, found: Iterable[tuple[Kind, type]], plugin: str) -> None:
         """Make these the blocks of a plugin, in the place of what it had; all of them or none."""
@@ -122,22 +141,61 @@ class Registry:
         for kind, cls in found:
             if not isinstance(cls, type):
                 raise PluginError(f"plugin {plugin!r} returns {shown(cls)}, which is no class")
-            if blueprint(cls) is None:
+            plan = blueprint(cls)
+            if not isinstance(plan, Blueprint) or plan.cls is not cls:
                 raise PluginError(f"{plugin!r}: decorate {cls.__name__} with @block")
+            if not cls.__name__.isidentifier():
+                raise PluginError(f"plugin {plugin!r}: {shown(cls.__name__)} is no class name")
+            lack = misfit(kind, cls)
+            if lack:
+                raise PluginError(f"plugin {plugin!r}: {cls.__name__} {lack}, so it is no {kind}")
             name = f"{prefix}{cls.__name__}"
             if name in entries and entries[name].cls is not cls:
                 raise PluginError(f"plugin {plugin!r} has two blocks named {cls.__name__}")
+            if name in entries and entries[name].kind != kind:
+                raise PluginError(
+                    f"plugin {plugin!r} has {cls.__name__} as {entries[name].kind} and as {kind}"
+                )
             entries[name] = Entry(name, kind, cls, plugin)
+        if plugin != BUILTIN:
+            for entry in entries.values():
+                entry.check()
         self._entries = {n: e for n, e in self._entries.items() if e.plugin != plugin} | entries
         others = {c: e for c, e in self._by_class.items() if e.plugin != plugin}
         # A class that a second plugin registers again keeps its first name.
         self._by_class = {entry.cls: entry for entry in entries.values()} | others
 
     def _load(self, name: str) -> None:
-        self._plugins.load(name, lambda found: self._add(found, name))
+        # What others registered; an in-process block may be replaced at any time.
+        before = {
+            n: e
+            for n, e in self._entries.items()
+            if self._plugins.infos[e.plugin].status in ("builtin", "loaded")
+        }
+
+        by_class = dict(self._by_class)
+
+        def accept(found: Iterable[tuple[Kind, type]]) -> None:
+            taken = self._give_back(before, by_class)
+            if taken:
+                raise PluginError(f"it replaced blocks of others: {shown(taken)[1:-1]}")
+            self._add(found, name)
+
+        self._plugins.load(name, accept)
+        self._give_back(before, by_class)
+
+    def _give_back(
+        self, before: Mapping[str, Entry], by_class: Mapping[type, Entry]
+    ) -> "builtins.list[str]":
+        """Undo what a plugin did to the blocks of others; the names that it touched."""
+        taken = [name for name, entry in before.items() if self._entries.get(name) is not entry]
+        if taken:
+            self._entries |= {name: before[name] for name in taken}
+            self._by_class |= by_class
+        return taken
 
     def plugins(self, *, load: bool = False) -> list[PluginInfo]:
-        """Every plugin with its package and state.
+        """Every plugin with its package and state, the built-in one first.
 
         Args:
             load: Import those not loaded yet, to see whether they work.
@@ -145,7 +203,9 @@ class Registry:
         for name in self._plugins.installed():
             if load:
                 self._load(name)
-        return list(self._plugins.infos.values())
+        infos = self._plugins.infos.values()
+        in_order = sorted(infos, key=lambda info: (info.status != "builtin", info.name))
+        return [dataclasses.replace(info) for info in in_order]
 
     # --- finding blocks --------------------------------------------------------------------
 
@@ -192,7 +252,12 @@ class Registry:
                 f"registered{close}"
             )
         if info.status == "failed":
-            return f"unknown block {name!r}: {info.distribution} failed to load: {info.error}"
+            return f"unknown block {name!r}: {info.failure}"
+        if info.status == "loading":
+            return (
+                f"unknown block {name!r}: the plugin is being imported, and has no blocks before "
+                "its import ends; ask for it later"
+            )
         if info.status == "disabled":
             return (
                 f"unknown block {name!r}: the plugin is switched off by GAN_BLOCKS_PLUGINS or "
@@ -283,8 +348,8 @@ class Registry:
     def _entry_of_plugin(self, cls: type) -> Entry:
         """The entry of a class imported from a plugin's package before the registry loaded it."""
         package = cls.__module__.partition(".")[0]
-        for name, points in self._plugins.installed().items():
-            if any(point.module.partition(".")[0] == package for point in points):
+        for name, (_, point) in self._plugins.installed().items():
+            if re.split(r"[.:\s]", point.value, maxsplit=1)[0] == package:
                 self._load(name)
         if cls not in self._by_class:
             parents = [base.__name__ for base in cls.__mro__[1:] if blueprint(base)]

@@ -39,6 +39,8 @@ def test_wheel_holds_the_package_only(wheel):
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"gan_blocks"}
     assert "gan_blocks/py.typed" in names
     assert "gan_blocks/presets/r3gan.toml" in names
+    assert "gan_blocks/cli/template/pyproject.toml" in names
+    assert "gan_blocks/cli/template/tests/conftest.py" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -1,14 +1,16 @@
+"""Inputs for each block, and a slow literal computation of what it must give."""
+
 import math
 
 import torch
 
-from gan_blocks import build
-from gan_blocks.testing import Case, check, parametrize
+from gan_blocks.testing import Case
 
 SPEC = {"block": "template/ExponentialLoss", "temperature": 2.0}
 
 
 def exponentials(values, sign):
+    """The mean of exp(sign * value / 2), one value after the other."""
     return torch.stack([math.e ** (sign * x / 2) for x in values]).sum() / len(values)
 
 
@@ -28,18 +30,3 @@ CASES = [
         note="generator",
     ),
 ]
-
-
-@parametrize(CASES)
-def test_conformance(case, name):
-    check(case, name)
-
-
-def test_optimal_critic_is_half_the_log_ratio():
-    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.1, 0.3, 0.6])
-    best = (p / q).log() / 2
-    loss = build({"block": "template/ExponentialLoss"})
-    # 1,000 samples in exactly these proportions
-    real = best.repeat_interleave((1000 * p).round().int())
-    fake = best.repeat_interleave((1000 * q).round().int())
-    torch.testing.assert_close(loss.discriminator(real, fake), 2 * (p * q).sqrt().sum())

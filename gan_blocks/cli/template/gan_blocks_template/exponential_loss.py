@@ -1,8 +1,8 @@
-"""A plugin of gan_blocks: one loss, registered by one hook."""
+"""The exponential loss."""
 
 from torch import Tensor, nn
 
-from gan_blocks import block, hookimpl
+from gan_blocks import block
 from gan_blocks.types import PositiveFloat
 
 
@@ -45,8 +45,3 @@ class ExponentialLoss(nn.Module):
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         """The generator's loss."""
         return (-fake_logits / self.temperature).exp().mean()
-
-
-@hookimpl
-def gan_blocks_losses() -> list[type]:
-    return [ExponentialLoss]

@@ -1,0 +1,146 @@
+"""`gan-blocks validate`: whether the specs in a file can be built."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, cast
+
+import typer
+
+from gan_blocks._plugins import check_kind
+from gan_blocks.cli._app import (
+    AsJson,
+    complain,
+    console,
+    kinds_starting_with,
+    print_json,
+    quiet,
+    stop,
+)
+from gan_blocks.cli._documents import Finding, Key, NoReader, Unreadable, read
+from gan_blocks.errors import GanBlocksError, InvalidArgumentsError, UnknownBlockError
+from gan_blocks.registry import registry
+from gan_blocks.types import Kind
+
+
+class Report(NamedTuple):
+    """How many specs a file has, and what is wrong."""
+
+    file: Path
+    specs: int
+    findings: list[Finding]
+
+
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="TOML, YAML or JSON.", metavar="FILE...")],
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="The kind that the outermost specs have to be of.",
+            autocompletion=kinds_starting_with,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every spec in a file: the file may be one, or hold tables with `block` anywhere.
+
+    All errors are printed at once as FILE:LINE:COLUMN. Nothing is allocated; keys outside of specs
+    are not looked at.
+    """
+    try:
+        check_kind(kind)
+        with quiet():
+            reports = [_report(file, cast(Kind | None, kind)) for file in files]
+    except (NoReader, OSError, GanBlocksError) as error:
+        stop(error)
+    # A config may name a preset only; but a check that looked at nothing has not passed.
+    empty = not any(report.specs or report.findings for report in reports)
+    ok = not empty and not any(report.findings for report in reports)
+    if as_json:
+        print_json({"ok": ok, "files": [_as_dict(report) for report in reports]})
+    else:
+        out = console()
+        for file, specs, findings in reports:
+            for (line, column), path, message in findings:
+                where = ".".join(map(str, path))
+                text = f"{where}: {message}" if where else message
+                # The terminal wraps it, so that editors find the place.
+                out.print(f"{file}:{line}:{column}: {text}", soft_wrap=True)
+            counts = f"{_count(specs, 'spec')}, {_count(len(findings), 'problem')}"
+            out.print(f"{file}: {counts}", soft_wrap=True)
+    if empty:
+        complain('there is no spec: a table with the key "block", such as {"block": "HingeLoss"}')
+    raise typer.Exit(0 if ok else 1)
+
+
+def _report(file: Path, kind: Kind | None) -> Report:
+    try:
+        document = read(file)
+    except Unreadable as error:
+        return Report(file, 0, [Finding(error.place, (), str(error))])
+    specs = list(_specs(document.value))
+    findings = list(document.findings)
+    for path, spec in specs:
+        for key, message in _problems(spec, path, kind):
+            hint = _yaml_hint(document.value, key) if file.suffix in (".yaml", ".yml") else ""
+            findings.append(Finding(document.place(key), key, message + hint))
+    return Report(file, len(specs), sorted(findings, key=lambda finding: finding.place))
+
+
+def _specs(document: Any) -> Iterator[tuple[Key, Mapping[str, Any]]]:
+    """Every outermost table with a `block`, in the order of the file."""
+    seen: set[int] = set()  # YAML's aliases can make a table its own child
+    pending: list[tuple[Key, Any]] = [((), document)]
+    while pending:
+        path, value = pending.pop()
+        if not isinstance(value, dict | list) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict) and "block" in value:
+            yield path, value
+            continue
+        children = value.items() if isinstance(value, dict) else enumerate(value)
+        pending += [((*path, key), child) for key, child in reversed(list(children))]
+
+
+def _problems(
+    spec: Mapping[str, Any], path: Key, kind: Kind | None = None
+) -> Iterator[tuple[Key, str]]:
+    try:
+        registry.normalise(spec, kind)
+    except InvalidArgumentsError as error:
+        for problem in error.problems:
+            yield (*path, *problem.path), problem.message
+    except UnknownBlockError as error:
+        yield (*path, "block"), str(error)
+        # What is inside has not been looked at.
+        rest = {key: value for key, value in spec.items() if key != "block"}
+        for inner, nested in _specs(rest):
+            yield from _problems(nested, (*path, *inner))
+    except Exception as error:  # a plugin's constructor
+        yield path, f"{spec['block']} cannot be built: {type(error).__name__}: {error}"
+
+
+def _yaml_hint(document: Any, path: Key) -> str:
+    """YAML 1.1 reads 1e-4 as text."""
+    for part in path:
+        try:
+            document = document[part]
+        except (LookupError, TypeError):
+            return ""
+    try:
+        number = isinstance(document, str) and "e" in document.lower() and float(document)
+    except ValueError:
+        return ""
+    return f"; YAML needs a point in such a number: {float(document):.1e}" if number else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _as_dict(report: Report) -> dict[str, Any]:
+    problems = [
+        {"line": place.line, "column": place.column, "path": list(path), "message": message}
+        for place, path, message in report.findings
+    ]
+    return {"file": str(report.file), "specs": report.specs, "problems": problems}
