@@ -95,7 +95,7 @@ class DraganPenalty(nn.Module):
             u = drawn(torch.rand, real.shape, real.device, generator)
             one_each = (len(real), *[1] * (real.dim() - 1))
             alpha = drawn(torch.rand, one_each, real.device, generator)
-            step = alpha * wide.std(correction=0) * u
+            step = alpha.to(wide.dtype) * wide.std(correction=0) * u
         else:
             step = drawn(torch.randn, real.shape, real.device, generator).to(wide.dtype)
         gradients = input_gradients(critic, real + (self.scale * step).to(real.dtype))

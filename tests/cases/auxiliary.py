@@ -139,8 +139,9 @@ def module_with(w: Tensor, v: Tensor) -> nn.Module:
     convolution = nn.ConvTranspose2d(v.shape[0], v.shape[1], 1, device="meta")
     module = nn.Sequential(nn.Linear(w.shape[1], w.shape[0], device="meta"), convolution)
     for layer, weight in zip(module, (w, v), strict=True):
+        weight = weight if weight.requires_grad else weight.clone().requires_grad_()
         layer._parameters.clear()
-        layer.weight = weight if weight.requires_grad else weight.clone().requires_grad_()
+        layer._parameters["weight"] = weight  # pyright: ignore[reportArgumentType]
     return module
 
 
