@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # process runs a whole file.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test slow matrix mutants lint docs docs-serve tutorial bench oldest clean
+.PHONY: demo test slow matrix fuzz mutants lint docs docs-serve tutorial bench oldest clean
 
 # Idle threads sleep instead of spinning: many times faster where other programs run too.
 demo: .venv/.examples
@@ -23,6 +23,10 @@ slow: .venv/.dev
 # stopped, and starts anew without the results.
 matrix: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/matrix.py docs/results/stacking.jsonl docs/results/stacking.md
+
+# Thousands of specs, valid and broken, for each kind.
+fuzz: .venv/.dev
+	GAN_BLOCKS_FUZZ=1500 $(TEST) tests/test_fuzz.py
 
 # Whether the tests notice small changes of the code; some tens of minutes.
 mutants: .venv/.dev

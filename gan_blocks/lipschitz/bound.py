@@ -117,7 +117,8 @@ def _bound_and_output(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[
             f"no Lipschitz bound is known for {type(module).__name__}"
             f"{' in this state' if type(module) in _rules else ''}"
             f"{', which has forward hooks' if hooked else ''}; bounded are "
-            f"{', '.join(sorted(c.__name__ for c in _rules))}; add a rule with lipschitz_rule"
+            f"{', '.join(sorted({c.__name__ for c in _rules if c.__name__[0] != '_'}))}; add a rule "
+            "with lipschitz_rule"
         )
     if cls is nn.Sequential:
         return _composition(module, input_shape)
