@@ -1,6 +1,7 @@
 """Numbers that change as a training goes on."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,20 @@ class _Schedule(nn.Module):
 
     count: Tensor
 
-    def __init__(self, start: float, end: float, steps: int, device: torch.device | str | None):
+    def __init__(
+        self,
+        start: float,
+        end: float,
+        steps: int,
+        share: Callable[[Tensor], Tensor],
+        device: torch.device | str | None,
+    ) -> None:
         super().__init__()
         self.start = start
         self.end = end
         self.steps = steps
+        # How much of the way from start to end is behind, when so much of the time is.
+        self._share = share
         self.register_buffer("count", torch.zeros((), dtype=torch.int64, device=device))
 
     def forward(self) -> Tensor:
@@ -42,9 +52,17 @@ class _Schedule(nn.Module):
         share = self._share(done)
         return (1 - share) * self.start + share * self.end
 
-    def _share(self, done: Tensor) -> Tensor:
-        """How much of the way from start to end is behind; `done` is that of the time."""
-        raise NotImplementedError
+
+def _along_a_cosine(done: Tensor) -> Tensor:
+    return (1 - torch.cos(math.pi * done)) / 2
+
+
+def _along_a_line(done: Tensor) -> Tensor:
+    return done
+
+
+def _at_once(done: Tensor) -> Tensor:
+    return (done >= 1).to(done.dtype)
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True)
@@ -92,10 +110,7 @@ class CosineSchedule(_Schedule):
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(start, end, steps, device)
-
-    def _share(self, done: Tensor) -> Tensor:
-        return (1 - torch.cos(math.pi * done)) / 2
+        super().__init__(start, end, steps, _along_a_cosine, device)
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True)
@@ -133,10 +148,7 @@ class LinearSchedule(_Schedule):
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(start, end, steps, device)
-
-    def _share(self, done: Tensor) -> Tensor:
-        return done
+        super().__init__(start, end, steps, _along_a_line, device)
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True)
@@ -175,7 +187,4 @@ class StepSchedule(_Schedule):
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(start, end, steps, device)
-
-    def _share(self, done: Tensor) -> Tensor:
-        return (done >= 1).to(done.dtype)
+        super().__init__(start, end, steps, _at_once, device)
