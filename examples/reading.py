@@ -6,6 +6,7 @@ Nothing here is about GANs. Each error says where it is and what to do.
 import difflib
 import importlib.util
 import json
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 from pydantic import AfterValidator, BaseModel, ValidationError
 from torch import nn
 
@@ -194,13 +198,28 @@ def _keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device that is asked for; else the accelerator if there is one, else the CPU."""
-    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    """The device that is asked for; else the one that Accelerate has for this process."""
     try:
-        return torch.zeros(1, device=name or found).device
+        return torch.zeros(1, device=name).device if name else Accelerator().device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"--device {name} cannot be used ({reason}); leave it out") from error
+
+
+def make_accelerator(device: torch.device, precision: str) -> Accelerator:
+    """What runs a trainer on a device, and on several processes where they were launched."""
+    # Settings are those of the process, in which an earlier trainer may have had others.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    # The blocks take the statistics of the whole batch, so their buffers agree by themselves.
+    parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
+    mixed = "bf16" if precision == "bfloat16" else "no"
+    alone = {} if "LOCAL_RANK" in os.environ else {"accelerate_torch_device": str(device)}
+    try:
+        with patch_environment(**alone):
+            cpu = device.type == "cpu"
+            return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=[parallel])
+    except ValueError as error:
+        raise UsageError(f"precision: {precision} cannot be used on {device}: {error}") from error
 
 
 def exit_status(command: str, body: Callable[[], None]) -> int:

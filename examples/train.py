@@ -2,47 +2,42 @@
 
     python examples/train.py examples/configs/digits.toml
     python examples/train.py examples/configs/digits.toml --resume
+    accelerate launch --cpu --num_processes 2 examples/train.py examples/configs/digits.toml
 
-Read `config.py` for what a file may hold, `Trainer` for how a GAN is trained, and `run` for what is
-written around it. A run lies in one folder: `checkpoint.pt`, `log.jsonl`, `tensorboard/`,
-`samples/`, `curves.png` and `metrics.json`.
+Read `config.py` for what a file may hold, `steps.py` for what each side computes in a step, `Trainer`
+for how a GAN is trained, and `run` for what is written around it. A run lies in one folder:
+`checkpoint.pt`, `log.jsonl`, `tensorboard/`, `samples/`, `curves.png` and `metrics.json`.
 """
 
 import argparse
 import copy
 import json
+import math
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 import checkpoint
 import data
 import gan_blocks
-import plots
 import reading
 from config import Config
 from data import UsageError
 from evaluate import evaluate_run, evaluation_mode
-from gan_blocks import FeatureExtractor, VirtualBatchNorm, WithReference
+from gan_blocks import EMA, FeatureExtractor, VirtualBatchNorm, WithReference, distributed
 from gan_blocks.presets import OptimizerSettings
-from gan_blocks.types import Logits
 from reading import make_optimizer
+from record import Record
+from steps import Batch, CriticStep, GeneratorStep, frozen, realness
 
 Values = dict[str, float]
 """What a step has to tell, by name."""
-
-
-def realness(logits: Logits) -> float:
-    """The mean probability of being real."""
-    parts = [logits] if isinstance(logits, Tensor) else logits
-    return torch.cat([part.detach().flatten() for part in parts]).sigmoid().mean().item()
 
 
 def channels_last(network: nn.Module) -> nn.Module:
@@ -58,30 +53,24 @@ class Trainer:
 
     def __init__(self, config: Config, folder: Path, device: torch.device) -> None:
         self.config, self.folder, self.device, self.step = config, folder, device, 0
+        self.accelerator = reading.make_accelerator(device, config.precision)
+        self.is_main = self.accelerator.is_main_process
         self.dataset = data.load(config.data, folder, config.seed)
         self.random = checkpoint.RandomNumbers(config.seed, device)
         build = gan_blocks.build
         self.generator, self.critic = (
-            self.with_reference(channels_last(network), inputs)
-            for network, inputs in (
-                (build(config.generator, device=device), self.latents),
-                (build(config.discriminator, device=device), self.first_samples),
-            )
+            channels_last(build(spec, device=device))
+            for spec in (config.generator, config.discriminator)
         )
+        self.generator = self.with_reference(self.generator, self.latents)
+        self.critic = self.with_reference(self.critic, self.first_samples)
         self.loss = build(config.loss, device=device)
         self.penalties = [build(spec, device=device) for spec in config.penalties]
         self.auxiliary = [build(item.term, device=device) for item in config.auxiliary]
         self.constraint = build(config.constraint) if config.constraint else None
         if self.constraint:
             self.constraint(self.critic)
-        average = get_ema_multi_avg_fn(config.ema)
-        self.ema = AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
-        self.g_optimizer = make_optimizer(config.generator_optimizer, self.generator.parameters())
-        self.d_optimizer = make_optimizer(config.discriminator_optimizer, self.critic.parameters())
-        self.settings = (
-            (OptimizerSettings(config.generator_optimizer), self.g_optimizer),
-            (OptimizerSettings(config.discriminator_optimizer), self.d_optimizer),
-        )
+        self.ema = EMA(self.generator, **config.ema.model_dump()) if config.ema else None
         # What the network itself has frozen stays frozen.
         self.critic_weights = [p for p in self.critic.parameters() if p.requires_grad]
         # In one forward the critic's logits, under the empty name, and the features of the terms.
@@ -92,7 +81,25 @@ class Trainer:
             self.features = FeatureExtractor(self.critic, list(names))
         except ValueError as error:
             raise UsageError(f"auxiliary.layers: {error}") from error
-        self.needs_real_logits = self._loss_needs_real_logits()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Hand each side's step and optimiser to Accelerate."""
+        config = self.config
+        critic = (self.critic, self.generator, self.loss, self.penalties, self.random.draws)
+        weights = [item.weight for item in config.auxiliary]
+        generator = (self.generator, self.features, self.loss, config.adversarial_weight)
+        terms = list(zip(self.auxiliary, self.layers, weights, strict=True))
+        self.d_side, self.g_side, self.d_optimizer, self.g_optimizer = self.accelerator.prepare(
+            CriticStep(*critic, keeps_graph=config.reuse_fakes),
+            GeneratorStep(*generator, terms, self._loss_needs_real_logits()),
+            make_optimizer(config.discriminator_optimizer, self.critic.parameters()),
+            make_optimizer(config.generator_optimizer, self.generator.parameters()),
+        )
+        self.settings = (
+            (OptimizerSettings(config.generator_optimizer), self.g_optimizer),
+            (OptimizerSettings(config.discriminator_optimizer), self.d_optimizer),
+        )
 
     def _loss_needs_real_logits(self) -> bool:
         """Whether the generator's side of the loss does not go without them."""
@@ -102,11 +109,18 @@ class Trainer:
             return True
         return False
 
-    def with_reference(self, network: nn.Module, inputs: Callable[[int], Tensor]) -> nn.Module:
+    def with_reference(self, network: nn.Module, inputs: Any) -> nn.Module:
         """The network, with a reference batch if its virtual batch norm needs one."""
         if any(isinstance(module, VirtualBatchNorm) for module in network.modules()):
             return WithReference(network, inputs(self.config.batch_size))
         return network
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches of real samples without end, from the step that this run is at."""
+        start = self.step * self.config.critic_steps
+        stream = data.batches(self.dataset, self.config.batch_size, self.config.seed, start)
+        for real in stream:
+            yield (real.to(self.device),)
 
     def first_samples(self, n: int) -> Tensor:
         """The first batch of the data."""
@@ -121,14 +135,16 @@ class Trainer:
         return torch.randn(shape, generator=draws, device=self.device)
 
     def sample(self, n: int, seed: int) -> Tensor:
-        """Samples of the averaged generator, always the same for a seed."""
-        with evaluation_mode(self.ema):
-            return torch.cat([self.ema(z) for z in self.latents(n, seed).split(500)])
+        """Samples of the averaged generator, always the same for a seed; drawn by this process alone."""
+        averaged = self.ema.module if self.ema else self.generator
+        with evaluation_mode(averaged), distributed.local():
+            return torch.cat([averaged(z) for z in self.latents(n, seed).split(500)])
 
     @torch.no_grad()
     def judge(self, z: Tensor) -> float:
         """D(G(z)) as the networks are now."""
-        return realness(self.critic(self.generator(z)))
+        value = realness(self.critic(self.generator(z)))
+        return self._mean(value).item()
 
     def check(self) -> None:
         """Refuse networks that do not fit together or do not fit the data."""
@@ -150,76 +166,53 @@ class Trainer:
             shapes = f"{tuple(fake.shape[1:])} and the data is {tuple(real.shape[1:])}"
             raise UsageError(f"generator: it makes samples of shape {shapes}; make them one shape")
 
-    def autocast(self) -> torch.autocast:
-        """The precision of the networks."""
-        mixed = self.config.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
-
-    def descend(self, optimizer: torch.optim.Optimizer, terms: list[tuple[str, Tensor]]) -> Values:
-        """One step down the sum of the terms, all of which have to be finite."""
-        total = torch.stack([value for _, value in terms]).sum()
+    def descend(
+        self, name: str, side: nn.Module, optimizer: Any, *inputs: Any
+    ) -> tuple[Values, Any]:
+        """One step down the sum of a side's terms, all of which have to be finite."""
         optimizer.zero_grad()
-        total.backward()
+        terms, told, *rest = side(*inputs)
+        total = torch.stack(list(terms.values())).sum()
+        self.accelerator.backward(total)
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
-        for name, value in [*terms, ("the gradient's norm", norm)]:
-            if not torch.isfinite(value):
+        scalars = {**terms, **told, "loss": total, "the gradient's norm": norm}
+        values = torch.stack([x.detach().float() for x in scalars.values()])
+        values = dict(zip(scalars, self._mean(values).tolist(), strict=True))
+        for key in [*terms, "the gradient's norm"]:
+            if not math.isfinite(values[key]):
                 raise FloatingPointError(
-                    f"step {self.step + 1}: {name} is {value.item()}; the last checkpoint is kept. "
+                    f"step {self.step + 1}: {key} is {values[key]}; the last checkpoint is kept. "
                     "Try a lower learning rate, a penalty on the discriminator, or another loss"
                 )
         if self.config.clip_gradient:
             nn.utils.clip_grads_with_norm_(weights, self.config.clip_gradient, norm)
         optimizer.step()
-        return {"loss": total.item(), "gradient": norm.item()}
+        own = {f"{name}_loss": values["loss"], f"{name}_gradient": values["the gradient's norm"]}
+        return own | {key: values[key] for key in told}, rest
 
-    def critic_step(self, real: Tensor, z: Tensor) -> tuple[Values, Tensor]:
+    def _mean(self, x: Tensor) -> Tensor:
+        """The mean over all processes."""
+        return self.accelerator.reduce(x, "mean")  # type: ignore[return-value]
+
+    def critic_step(self, real: Batch, z: Tensor) -> tuple[Values, Tensor]:
         """One step of the critic: its loss and all penalties, in one backward pass."""
-        with self.autocast():
-            with torch.set_grad_enabled(self.config.reuse_fakes):
-                fake = self.generator(z)
-            # Detached, since the critic's loss is none of the generator's business.
-            real_logits, fake_logits = self.critic(real), self.critic(fake.detach())
-            loss = self.loss.discriminator(real_logits, fake_logits)
-            terms = [("the discriminator's loss", loss)]
-            for penalty in self.penalties:
-                draws = self.random.draws
-                value = penalty(self.critic, real, fake.detach(), generator=draws)
-                terms.append((f"the penalty {penalty}", value))
-        step = self.descend(self.d_optimizer, terms)
+        values, (fake,) = self.descend("d", self.d_side, self.d_optimizer, real, z)
         if self.constraint:
             self.constraint(self.critic)  # after the step, or the step would break it
-        return {f"d_{name}": value for name, value in step.items()} | {
-            "d_real": realness(real_logits)
-        }, fake
+        return values, fake
 
-    def generator_step(self, real: Tensor, fake: Tensor) -> Values:
+    def generator_step(self, real: Batch, z: Tensor, fake: Tensor | None = None) -> Values:
         """One step of the generator. The gradient goes through the critic, not into it."""
-        for weight in self.critic_weights:
-            weight.requires_grad_(False)
-        with self.autocast():
-            seen, of_real = self.features(fake), dict[str, Tensor]()
-            if self.needs_real_logits or self.auxiliary:
-                with torch.no_grad():  # what relativistic losses and auxiliary terms compare with
-                    of_real = self.features(real)
-            real_logits = of_real[""] if self.needs_real_logits else None
-            loss = self.loss.generator(seen[""], real_logits)
-            terms = [("the generator's loss", self.config.adversarial_weight * loss)]
-            for i, item in enumerate(self.config.auxiliary):
-                compared = [self.auxiliary[i](of_real[x], seen[x]) for x in self.layers[i]]
-                value = item.weight * torch.stack(compared).sum()
-                terms.append((f"the term {self.auxiliary[i]}", value))
-        step = self.descend(self.g_optimizer, terms)
-        self.ema.update_parameters(self.generator)
-        for weight in self.critic_weights:
-            weight.requires_grad_(True)
-        return {f"g_{name}": value for name, value in step.items()} | {
-            "d_fake_before": realness(seen[""])
-        }
+        with frozen(self.critic_weights):
+            values, _ = self.descend("g", self.g_side, self.g_optimizer, real, z, fake)
+        if self.ema:
+            self.ema.update(self.generator, self.config.batch_size)
+        return values
 
-    def train_step(self, reals: list[Tensor]) -> Values:
+    def train_step(self, reals: list[Batch]) -> Values:
         """One step of the generator after those of the critic, one for each batch."""
-        n = self.config.batch_size
+        n = len(reals[0][0])
         for settings, optimizer in self.settings:
             settings.update(optimizer, self.step)
         for real in reals[:-1]:
@@ -227,10 +220,8 @@ class Trainer:
         z = self.latents(n)
         values, fake = self.critic_step(reals[-1], z)
         if not self.config.reuse_fakes:
-            z = self.latents(n)
-            with self.autocast():
-                fake = self.generator(z)
-        values |= self.generator_step(reals[-1], fake)
+            z, fake = self.latents(n), None
+        values |= self.generator_step(reals[-1], z, fake)
         self.step += 1
         if self.step % self.config.log_every == 0:
             values["d_fake_after"] = self.judge(z)
@@ -286,38 +277,15 @@ def run(config: Config, folder: Path, out: Path, device: torch.device, resume: b
     if not resume and out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} already holds a run: add --resume, or choose another --out")
     trainer = restore(out, device, config, folder) if resume else Trainer(config, folder, device)
-    start = trainer.step
-    batches = data.batches(
-        trainer.dataset, config.batch_size, config.seed, start * config.critic_steps
-    )
     if not resume:
         trainer.check()
-        (out / "samples").mkdir(parents=True, exist_ok=True)
-        checkpoint.save(trainer.state_dict(), out / "checkpoint.pt")
-    checkpoint.cut_log(out / "log.jsonl", start)
-    with (
-        (out / "log.jsonl").open("a", encoding="utf-8") as log,
-        SummaryWriter(out / "tensorboard", purge_step=start + 1 if resume else None) as board,
-        tqdm(total=config.steps, initial=start, unit="step", disable=None) as bar,
-    ):
+    batches = trainer.batches()
+    with Record(trainer, out) if trainer.is_main else nullcontext() as record:
         while trainer.step < config.steps:
-            reals = [next(batches).to(device) for _ in range(config.critic_steps)]
-            values = trainer.train_step(reals)
-            bar.update()
-            step, last = trainer.step, trainer.step == config.steps
-            if step % config.log_every == 0:
-                log.write(json.dumps({"step": step} | values) + "\n")
-                for name, value in values.items():
-                    board.add_scalar(name, value, step)
-                bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
-            if step % config.sample_every == 0 or last:
-                log.flush()
-                shown = trainer.sample(plots.COUNT, seed=config.seed)
-                plots.samples(shown, out / "samples" / f"{step:07}.png")
-                plots.curves(checkpoint.read_log(out / "log.jsonl"), out / "curves.png")
-            if step % config.checkpoint_every == 0 or last:
-                log.flush()  # first, so that the log is never behind the checkpoint
-                checkpoint.save(trainer.state_dict(), out / "checkpoint.pt")
+            start = time.perf_counter()
+            values = trainer.train_step([next(batches) for _ in range(config.critic_steps)])
+            if record:
+                record.step(values, time.perf_counter() - start)
     return trainer
 
 
@@ -339,8 +307,10 @@ def main(arguments: list[str] | None = None) -> int:
         config = reading.read_config(Config, options.config, options.settings)
         device = reading.choose_device(options.device)
         trainer = run(config, options.config.parent, out, device, options.resume)
-        print(json.dumps(evaluate_run(trainer, out), indent=2))
-        print(f"The samples are in {out / 'samples'}, the loss curves in {out / 'curves.png'}.")
+        if trainer.is_main:
+            print(json.dumps(evaluate_run(trainer, out), indent=2))
+            print(f"The samples are in {out / 'samples'}, the loss curves in {out / 'curves.png'}.")
+        trainer.accelerator.end_training()
 
     return reading.exit_status("train.py", train)
 
