@@ -15,6 +15,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -90,12 +91,15 @@ class Trainer:
         weights = [item.weight for item in config.auxiliary]
         generator = (self.generator, self.features, self.loss, config.adversarial_weight)
         terms = list(zip(self.auxiliary, self.layers, weights, strict=True))
-        self.d_side, self.g_side, self.d_optimizer, self.g_optimizer = self.accelerator.prepare(
-            CriticStep(*critic, keeps_graph=config.reuse_fakes),
-            GeneratorStep(*generator, terms, self._loss_needs_real_logits()),
-            make_optimizer(config.discriminator_optimizer, self.critic.parameters()),
-            make_optimizer(config.generator_optimizer, self.generator.parameters()),
-        )
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            # Accelerate has no other name yet for the setting that torch calls deprecated.
+            prepared = self.accelerator.prepare(
+                CriticStep(*critic, keeps_graph=config.reuse_fakes),
+                GeneratorStep(*generator, terms, self._loss_needs_real_logits()),
+                make_optimizer(config.discriminator_optimizer, self.critic.parameters()),
+                make_optimizer(config.generator_optimizer, self.generator.parameters()),
+            )
+        self.d_side, self.g_side, self.d_optimizer, self.g_optimizer = prepared
         self.settings = (
             (OptimizerSettings(config.generator_optimizer), self.g_optimizer),
             (OptimizerSettings(config.discriminator_optimizer), self.d_optimizer),
@@ -112,15 +116,17 @@ class Trainer:
     def with_reference(self, network: nn.Module, inputs: Any) -> nn.Module:
         """The network, with a reference batch if its virtual batch norm needs one."""
         if any(isinstance(module, VirtualBatchNorm) for module in network.modules()):
-            return WithReference(network, inputs(self.config.batch_size))
+            with distributed.local():  # the whole batch on every process
+                return WithReference(network, inputs(self.config.batch_size))
         return network
 
     def batches(self) -> Iterator[Batch]:
-        """Batches of real samples without end, from the step that this run is at."""
-        start = self.step * self.config.critic_steps
-        stream = data.batches(self.dataset, self.config.batch_size, self.config.seed, start)
-        for real in stream:
-            yield (real.to(self.device),)
+        """This process's part of batch after batch, without end, from the step that the run is at."""
+        config, accelerator = self.config, self.accelerator
+        start = self.step * config.critic_steps
+        process = (accelerator.process_index, accelerator.num_processes)
+        for x, *_ in data.items(self.dataset, config.batch_size, config.seed, start, process):
+            yield (x.to(self.device),)
 
     def first_samples(self, n: int) -> Tensor:
         """The first batch of the data."""
@@ -131,8 +137,10 @@ class Trainer:
         draws = self.random.draws
         if seed is not None:
             draws = torch.Generator(self.device).manual_seed(seed)
-        shape = (n, self.config.generator["latent_dim"])
-        return torch.randn(shape, generator=draws, device=self.device)
+        count = distributed.process_count()
+        shape = (n * count, self.config.generator["latent_dim"])
+        z = torch.randn(shape, generator=draws, device=self.device)
+        return z.chunk(count)[self.accelerator.process_index if count > 1 else 0]
 
     def sample(self, n: int, seed: int) -> Tensor:
         """Samples of the averaged generator, always the same for a seed; drawn by this process alone."""
@@ -177,7 +185,7 @@ class Trainer:
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
         scalars = {**terms, **told, "loss": total, "the gradient's norm": norm}
-        values = torch.stack([x.detach().float() for x in scalars.values()])
+        values = torch.stack([x.detach() for x in scalars.values()])
         values = dict(zip(scalars, self._mean(values).tolist(), strict=True))
         for key in [*terms, "the gradient's norm"]:
             if not math.isfinite(values[key]):
