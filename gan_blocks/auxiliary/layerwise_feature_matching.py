@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks._logits import combined
-from gan_blocks._math import at_least_float32
 from gan_blocks.distributed import mean
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, NonNegativeFloat, PositiveFloat
 

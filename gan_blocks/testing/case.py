@@ -11,6 +11,9 @@ from gan_blocks.registry import Entry, registry
 
 Make = Callable[..., Tensor]
 
+SEED = 2
+"""Of what a block draws."""
+
 
 def _call(block: Any, *inputs: Tensor) -> Tensor:
     return block(*inputs)
@@ -99,5 +102,5 @@ class Case:
 
     def _seeded(self, function: Callable[..., Tensor], block: Any, *inputs: Tensor) -> Tensor:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(2)
+            torch.manual_seed(SEED)
             return function(block, *inputs)

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gan_blocks.distributed import process_group
+from gan_blocks.distributed import _draws, process_group
 from gan_blocks.errors import InvalidArgumentsError
 from gan_blocks.registry import registry
 from gan_blocks.spec import recorded_arguments
-from gan_blocks.testing.case import Case
+from gan_blocks.testing.case import SEED, Case
 
 _CHECKS: dict[str, tuple[Callable[[Case], None], Callable[[Case], bool]]] = {}
 
@@ -362,7 +362,11 @@ def _objective(
         for i, x in enumerate(inputs)
     ]
     variables = [*inputs, *_weights(block).values()]
-    result = case.call(block, *inputs)
+    draws = _draws.set(_seeded(SEED))  # torch's own generator is shared by all threads
+    try:
+        result = case.call(block, *inputs)
+    finally:
+        _draws.reset(draws)
     if result.dim():
         at = torch.arange(result.numel()) + (rank or 0) * result.numel()
         value = (result * at.cos().to(result.dtype).view_as(result)).sum()
