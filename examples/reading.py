@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -213,6 +214,8 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
     # The blocks take the statistics of the whole batch, so their buffers agree by themselves.
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
     mixed = "bf16" if precision == "bfloat16" else "no"
+    # Said of the weights of a convolution of one channel, whose layouts are all the same.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     alone = {} if "LOCAL_RANK" in os.environ else {"accelerate_torch_device": str(device)}
     try:
         with patch_environment(**alone):

@@ -137,10 +137,8 @@ class Trainer:
         draws = self.random.draws
         if seed is not None:
             draws = torch.Generator(self.device).manual_seed(seed)
-        count = distributed.process_count()
-        shape = (n * count, self.config.generator["latent_dim"])
-        z = torch.randn(shape, generator=draws, device=self.device)
-        return z.chunk(count)[self.accelerator.process_index if count > 1 else 0]
+        shape = (n, self.config.generator["latent_dim"])
+        return distributed.draw(torch.randn, shape, self.device, draws)
 
     def sample(self, n: int, seed: int) -> Tensor:
         """Samples of the averaged generator, always the same for a seed; drawn by this process alone."""

@@ -1,7 +1,6 @@
-"""What the steps of a trainer tell, for configs that are given; alone or as one of several processes.
+"""What two steps of the trainer tell in float64, config by config; alone or as one of several processes.
 
-    python tests/train_configs.py OUT MNIST CONFIG...
-    accelerate launch --cpu --num_processes 2 tests/train_configs.py OUT MNIST CONFIG...
+python tests/train_configs.py OUT MNIST CONFIG...
 """
 
 import json
@@ -9,34 +8,56 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-STEPS = 2
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+import reading
+import train
+from config import Config
+
+STEPS, CRITIC_STEPS = 2, 2
 
 
-def values_of(train, reading, config_class, file, mnist):
-    settings = ["batch_size=8", "log_every=1", "critic_steps=2", f"steps={STEPS}"]
-    if reading.read_config(config_class, file).data.name == "MNIST":
-        settings.append(f"data.root={mnist}")
-    config = reading.read_config(config_class, file, settings)
-    trainer = train.Trainer(config, file.parent, torch.device("cpu"))
+class WideTrainer(train.Trainer):
+    """In float64, so that rounding is far from everything else."""
+
+    def latents(self, n, seed=None):
+        return super().latents(n, seed).double()
+
+    def first_samples(self, n):
+        return super().first_samples(n).double()
+
+    def batches(self):
+        for x, *labels in super().batches():
+            yield (x.double(), *labels)
+
+
+def values_of(file, mnist):
+    """The values of each step, and the sum of each weight and buffer in the end."""
+    settings = ["batch_size=8", "log_every=1", f"critic_steps={CRITIC_STEPS}"]
+    if reading.read_config(Config, file).data.name == "MNIST":
+        settings += [f"data.root={mnist}", "generator.width=8", "discriminator.width=8"]
+    config = reading.read_config(Config, file, settings)
+    trainer = WideTrainer(config, file.parent, torch.device("cpu"))
     trainer.check()
     batches = trainer.batches()
-    values = [trainer.train_step([next(batches), next(batches)]) for _ in range(STEPS)]
-    state = trainer.generator.state_dict()
-    sums = {key: x.double().sum().item() for key, x in state.items()}
-    return {"values": values, "sums": sums, "draws": trainer.latents(2).tolist()}
+    values = [
+        trainer.train_step([next(batches) for _ in range(CRITIC_STEPS)]) for _ in range(STEPS)
+    ]
+    networks = {"generator": trainer.generator, "critic": trainer.critic}
+    values += [
+        {f"{name}.{key}": x.double().sum().item() for key, x in network.state_dict().items()}
+        for name, network in networks.items()
+    ]
+    return values
 
 
 def main(out, mnist, *files):
-    sys.path.insert(0, str(EXAMPLES))
-    import reading
-    import train
-    from config import Config
-
     torch.set_num_threads(1)
-    results = {file: values_of(train, reading, Config, Path(file), mnist) for file in files}
-    rank = train.distributed.dist.get_rank() if train.distributed.process_count() > 1 else 0
+    torch.set_default_dtype(torch.float64)
+    results = {file: values_of(Path(file), mnist) for file in files}
+    rank = dist.get_rank() if dist.is_initialized() else 0
     Path(f"{out}.{rank}").write_text(json.dumps(results))
 
 
