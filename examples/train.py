@@ -280,7 +280,8 @@ def restore(
 
 def run(config: Config, folder: Path, out: Path, device: torch.device, resume: bool) -> Trainer:
     """Train from the start or from the last checkpoint."""
-    if not resume and out.exists() and any(out.iterdir()):
+    # What a run has left that was killed before its first checkpoint does not count.
+    if not resume and out.exists() and any(p.suffix != ".tmp" for p in out.iterdir()):
         raise UsageError(f"{out} already holds a run: add --resume, or choose another --out")
     trainer = restore(out, device, config, folder) if resume else Trainer(config, folder, device)
     if not resume:

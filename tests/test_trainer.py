@@ -4,10 +4,9 @@ import json
 import math
 import os
 import re
-import signal
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -620,48 +619,64 @@ def test_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(
     assert metrics[0] == metrics[1]
 
 
-def test_killed_run_resumes_to_the_last_bit_without_doubling_or_losing_log_lines(
-    examples, write, train, tmp_path
-):
-    config = write(("steps = 12", "steps = 3000"), ("sample_every = 8", "sample_every = 4000"))
-    out = tmp_path / "killed"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    script = examples.folder / "train.py"
-    arguments = [sys.executable, str(script), str(config), "--out", str(out), "--device", "cpu"]
-    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
-    log = out / "log.jsonl"
-    while not log.exists() or log.stat().st_size < 10_000:
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    with log.open("a") as file:  # a line that was being written
+def test_run_killed_at_20_moments_goes_on_to_the_last_bit_each_time(write, tmp_path):
+    config = write(("steps = 12", "steps = 40"), ("checkpoint_every = 5", "checkpoint_every = 7"))
+    script = Path(__file__).with_name("kill_runs.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), str(config)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.startswith("20 runs killed")
+
+
+def test_line_of_the_log_that_was_cut_off_is_dropped(write, train, tmp_path):
+    config = write()
+    assert train(config, "--set", "steps=7") == (0, "")
+    with (tmp_path / "out" / "log.jsonl").open("a") as file:
         file.write('{"step": 99999, "d_lo')
-    at = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
-    assert 0 < at < 3000
-    until = str(at + 12)
-    assert train(config, "--resume", "--set", f"steps={until}", out="killed")[0] == 0
-    assert train(config, "--set", f"steps={until}", out="whole")[0] == 0
-    assert same(parts(tmp_path / "whole"), parts(out))
-    assert log_of(out) == log_of(tmp_path / "whole")
+    assert train(config, "--resume") == (0, "")
+    assert [line["step"] for line in log_of(tmp_path / "out")] == list(range(1, 13))
 
 
-def test_checkpoint_that_cannot_be_written_whole_leaves_the_old_one(
+def test_full_disk_is_told_and_leaves_the_earlier_checkpoints(
     examples, write, train, tmp_path, monkeypatch
 ):
     config = write()
     train(config)
-    before = (tmp_path / "out" / "checkpoint.pt").read_bytes()
+    names = ("checkpoint.pt", "checkpoint.previous.pt")
+    before = [(tmp_path / "out" / name).read_bytes() for name in names]
 
     def full(state, file):
         file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(examples.checkpoint.torch, "save", full)
-    status, message = train(config, "--resume", "--set", "steps=20")
+    with monkeypatch.context() as patch:
+        patch.setattr(examples.checkpoint.torch, "save", full)
+        status, message = train(config, "--resume", "--set", "steps=20")
     assert status == 2
-    assert "No space left" in message
-    assert (tmp_path / "out" / "checkpoint.pt").read_bytes() == before
+    assert "the checkpoint of step 15 cannot be written ([Errno 28] No space left" in message
+    assert "checkpoint.pt still has an earlier one; make room, and go on with --resume" in message
+    assert [(tmp_path / "out" / name).read_bytes() for name in names] == before
+    assert not list((tmp_path / "out").glob("*.tmp"))
+    assert train(config, "--resume", "--set", "steps=20") == (0, "")
+
+
+def test_limit_of_the_system_on_the_size_of_a_file_is_told(examples, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    state = {"step": 4, "device": "cpu"}
+    examples.checkpoint.save(state, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(examples.data.UsageError, match=r"step 5 .*\[Errno 27\] File too large"):
+            examples.checkpoint.save({"step": 5, "weights": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert examples.checkpoint.load(path, torch.device("cpu")) == state
 
 
 # --- errors ------------------------------------------------------------------------------------
@@ -793,8 +808,11 @@ def test_damaged_checkpoint_is_refused_and_kept(write, train, tmp_path, damage):
     status, message = train(config, "--resume")
     assert status == 2
     assert "checkpoint.pt is damaged" in message
+    assert "rename checkpoint.previous.pt, the one before it, to checkpoint.pt" in message
     assert "another --out" in message
     assert path.read_bytes() == before
+    path.with_name("checkpoint.previous.pt").rename(path)
+    assert train(config, "--resume") == (0, "")
 
 
 @pytest.mark.parametrize(
