@@ -3,7 +3,14 @@
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from data import DataConfig
 from gan_blocks import AuxiliarySpec, ConstraintSpec, LossSpec, NetworkSpec, PenaltySpec
@@ -36,11 +43,11 @@ class Average(BaseModel, extra="forbid", strict=True, frozen=True):
 
     Args:
         half_life: In samples.
-        rampup: In the beginning the half-life is this part of the samples so far; none for no ramp.
+        rampup: In the beginning the half-life is this part of the samples so far.
     """
 
     half_life: PositiveFloat
-    rampup: PositiveFloat | None = 0.05
+    rampup: PositiveFloat | None = None
 
 
 class Config(BaseModel):
@@ -51,6 +58,9 @@ class Config(BaseModel):
             `my_blocks.py` are then named `my_blocks/Class`.
         adversarial_weight: Factor of the loss in the generator's step; with 0 the auxiliary terms
             alone train it.
+        batch_size: Samples of a batch, over all processes.
+        accumulate: In how many parts a batch goes through the networks, to save memory. Blocks that
+            look at the whole batch see a part of it.
         critic_steps: Steps of the discriminator for each one of the generator.
         reuse_fakes: Whether the generator's step takes the samples of the discriminator's last step
             instead of drawing new ones, which saves a forward of the generator.
@@ -77,6 +87,7 @@ class Config(BaseModel):
     plugins: list[str] = []
     steps: PositiveInt
     batch_size: PositiveInt = 128
+    accumulate: PositiveInt = 1
     critic_steps: PositiveInt = 1
     reuse_fakes: bool = False
     clip_gradient: PositiveFloat | None = None
@@ -104,3 +115,18 @@ class Config(BaseModel):
         batch_size = info.data.get("batch_size", 1)
         half_life = batch_size * math.log(0.5) / math.log(value) if value else 0
         return {"half_life": half_life, "rampup": None} if half_life else None
+
+    @model_validator(mode="after")
+    def _one_number_of_classes(self) -> "Config":
+        counts = [spec.get("num_classes", 0) for spec in (self.generator, self.discriminator)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"the generator has {counts[0]} classes and the discriminator {counts[1]}; give both "
+                "the same num_classes, or choose networks that take classes"
+            )
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the networks; 0 if they take no labels."""
+        return self.generator.get("num_classes", 0)

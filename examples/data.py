@@ -164,6 +164,20 @@ def _permutation(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(base + epoch))
 
 
+def check_classes(config: DataConfig, dataset: Any, num_classes: int) -> None:
+    """Refuse networks whose classes are not those of the data; without classes they fit any data."""
+    if isinstance(dataset, TensorDataset):
+        count = int(dataset.tensors[1].max()) + 1 if len(dataset.tensors) > 1 else 0
+    else:
+        count = len(dataset.classes)
+    if num_classes not in (0, count):
+        what = f"{count} classes" if count else "no labels"
+        raise UsageError(
+            f"num_classes: the networks have {num_classes} classes and {config.name} has {what}; set "
+            f"num_classes = {count} in generator and discriminator"
+        )
+
+
 def batches(dataset: Any, batch_size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
     """The samples of `items`, whole batches of them."""
     for sample, *_ in items(dataset, batch_size, seed, start):

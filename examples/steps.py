@@ -5,6 +5,7 @@ and a penalty that differentiates twice, is one forward and one backward pass fo
 `DistributedDataParallel`, and its precision is set in one place.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,23 @@ def realness(logits: Logits) -> Tensor:
     """The mean probability of being real."""
     parts = [logits] if isinstance(logits, Tensor) else logits
     return torch.cat([part.detach().flatten() for part in parts]).sigmoid().mean()
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with the weights of two-dimensional convolutions in their faster layout."""
+    for weight in network.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
+def needs_real_logits(loss: Any, device: torch.device) -> bool:
+    """Whether the generator's side of a loss does not go without them."""
+    try:
+        copy.deepcopy(loss).generator(torch.zeros(2, device=device))
+    except Exception:  # whatever the loss of a plugin raises
+        return True
+    return False
 
 
 @contextmanager

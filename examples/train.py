@@ -16,7 +16,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import checkpoint
 import data
 import gan_blocks
+import plots
 import reading
 from config import Config
 from data import UsageError
@@ -35,18 +36,18 @@ from gan_blocks import EMA, FeatureExtractor, VirtualBatchNorm, WithReference, d
 from gan_blocks.presets import OptimizerSettings
 from reading import make_optimizer
 from record import Record
-from steps import Batch, CriticStep, GeneratorStep, frozen, realness
+from steps import (
+    Batch,
+    CriticStep,
+    GeneratorStep,
+    channels_last,
+    frozen,
+    needs_real_logits,
+    realness,
+)
 
 Values = dict[str, float]
 """What a step has to tell, by name."""
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    """The network with the weights of two-dimensional convolutions in their faster layout."""
-    for weight in network.parameters():
-        if weight.dim() == 4:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return network
 
 
 class Trainer:
@@ -63,8 +64,7 @@ class Trainer:
             channels_last(build(spec, device=device))
             for spec in (config.generator, config.discriminator)
         )
-        self.generator = self.with_reference(self.generator, self.latents)
-        self.critic = self.with_reference(self.critic, self.first_samples)
+        self.generator, self.critic = map(self.with_reference, (self.generator, self.critic))
         self.loss = build(config.loss, device=device)
         self.penalties = [build(spec, device=device) for spec in config.penalties]
         self.auxiliary = [build(item.term, device=device) for item in config.auxiliary]
@@ -95,7 +95,7 @@ class Trainer:
             # Accelerate has no other name yet for the setting that torch calls deprecated.
             prepared = self.accelerator.prepare(
                 CriticStep(*critic, keeps_graph=config.reuse_fakes),
-                GeneratorStep(*generator, terms, self._loss_needs_real_logits()),
+                GeneratorStep(*generator, terms, needs_real_logits(self.loss, self.device)),
                 make_optimizer(config.discriminator_optimizer, self.critic.parameters()),
                 make_optimizer(config.generator_optimizer, self.generator.parameters()),
             )
@@ -105,60 +105,69 @@ class Trainer:
             (OptimizerSettings(config.discriminator_optimizer), self.d_optimizer),
         )
 
-    def _loss_needs_real_logits(self) -> bool:
-        """Whether the generator's side of the loss does not go without them."""
-        try:
-            copy.deepcopy(self.loss).generator(torch.zeros(2, device=self.device))
-        except Exception:  # whatever the loss of a plugin raises
-            return True
-        return False
-
-    def with_reference(self, network: nn.Module, inputs: Any) -> nn.Module:
+    def with_reference(self, network: nn.Module) -> nn.Module:
         """The network, with a reference batch if its virtual batch norm needs one."""
-        if any(isinstance(module, VirtualBatchNorm) for module in network.modules()):
+        if not any(isinstance(module, VirtualBatchNorm) for module in network.modules()):
+            return network
+        x, *labels = self.first_samples(self.config.batch_size)
+        if network is self.generator:
             with distributed.local():  # the whole batch on every process
-                return WithReference(network, inputs(self.config.batch_size))
-        return network
+                x = self.latents(len(x))
+        return WithReference(network, (x, *labels))
 
     def batches(self) -> Iterator[Batch]:
         """This process's part of batch after batch, without end, from the step that the run is at."""
         config, accelerator = self.config, self.accelerator
         start = self.step * config.critic_steps
         process = (accelerator.process_index, accelerator.num_processes)
-        for x, *_ in data.items(self.dataset, config.batch_size, config.seed, start, process):
-            yield (x.to(self.device),)
+        shares = (process, config.accumulate)
+        for item in data.items(self.dataset, config.batch_size, config.seed, start, *shares):
+            yield self._batch(item)
 
-    def first_samples(self, n: int) -> Tensor:
+    def _batch(self, item: list[Tensor]) -> Batch:
+        """What the networks take of an item of the data: labels only if they have classes."""
+        return tuple(x.to(self.device) for x in item[: 2 if self.config.num_classes else 1])
+
+    def first_samples(self, n: int) -> Batch:
         """The first batch of the data."""
-        return next(data.batches(self.dataset, n, self.config.seed)).to(self.device)
+        return self._batch(next(data.items(self.dataset, n, self.config.seed)))
 
     def latents(self, n: int, seed: int | None = None) -> Tensor:
         """Latent vectors: the next ones, or those of a seed, which leave the others as they are."""
-        draws = self.random.draws
+        draws, parts = self.random.draws, self.config.accumulate
         if seed is not None:
-            draws = torch.Generator(self.device).manual_seed(seed)
-        shape = (n, self.config.generator["latent_dim"])
-        return distributed.draw(torch.randn, shape, self.device, draws)
+            draws, parts = torch.Generator(self.device).manual_seed(seed), 1
+        shape = (n // parts, self.config.generator["latent_dim"])
+        drawn = [distributed.draw(torch.randn, shape, self.device, draws) for _ in range(parts)]
+        return torch.cat(drawn)
 
-    def sample(self, n: int, seed: int) -> Tensor:
-        """Samples of the averaged generator, always the same for a seed; drawn by this process alone."""
+    def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
+        """Samples of the averaged generator, always the same for a seed; of this process alone.
+
+        Without labels the classes follow each other in rows, as a picture shows them.
+        """
         averaged = self.ema.module if self.ema else self.generator
+        given = []
+        if self.config.num_classes:
+            rows = torch.arange(n, device=self.device) // plots.SIDE % self.config.num_classes
+            given = [(rows if labels is None else labels).split(500)]
         with evaluation_mode(averaged), distributed.local():
-            return torch.cat([averaged(z) for z in self.latents(n, seed).split(500)])
+            parts = zip(self.latents(n, seed).split(500), *given, strict=True)
+            return torch.cat([averaged(*part) for part in parts])
 
     @torch.no_grad()
-    def judge(self, z: Tensor) -> float:
+    def judge(self, z: Tensor, *labels: Tensor) -> float:
         """D(G(z)) as the networks are now."""
-        value = realness(self.critic(self.generator(z)))
-        return self._mean(value).item()
+        return self._mean(realness(self.critic(self.generator(z, *labels), *labels))).item()
 
     def check(self) -> None:
         """Refuse networks that do not fit together or do not fit the data."""
-        real = self.first_samples(self.config.batch_size)[:2]
+        data.check_classes(self.config.data, self.dataset, self.config.num_classes)
+        real, *labels = (x[:2] for x in self.first_samples(self.config.batch_size))
         try:
-            fake = self.sample(len(real), seed=0)
+            fake = self.sample(len(real), 0, *labels)
             with evaluation_mode(self.critic):
-                of_real, of_fake = self.features(real), self.features(fake)
+                of_real, of_fake = self.features(real, *labels), self.features(fake, *labels)
             # Copies, since a loss or a term may keep a state.
             copy.deepcopy(self.loss).discriminator(of_real[""], of_fake[""])
             for term, names in zip(copy.deepcopy(self.auxiliary), self.layers, strict=True):
@@ -173,45 +182,66 @@ class Trainer:
             raise UsageError(f"generator: it makes samples of shape {shapes}; make them one shape")
 
     def descend(
-        self, name: str, side: nn.Module, optimizer: Any, *inputs: Any
-    ) -> tuple[Values, Any]:
-        """One step down the sum of a side's terms, all of which have to be finite."""
+        self, name: str, side: nn.Module, optimizer: Any, parts: Iterable[tuple[Any, ...]]
+    ) -> tuple[Values, list[Any]]:
+        """One step down the mean over the parts of a side's terms, all of which have to be finite."""
         optimizer.zero_grad()
-        terms, told, *rest = side(*inputs)
-        total = torch.stack(list(terms.values())).sum()
-        self.accelerator.backward(total)
+        parts, told, rest = list(parts), list[Tensor](), []
+        for i, inputs in enumerate(parts):
+            # The gradients of the processes meet once, with the last part.
+            together = i + 1 == len(parts)
+            with nullcontext() if together else self.accelerator.no_sync(side):
+                terms, more, *other = side(*inputs)
+                total = torch.stack(list(terms.values())).sum()
+                self.accelerator.backward(total / len(parts))
+            told.append(torch.stack([*terms.values(), *more.values(), total]).detach())
+            rest += other
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
-        scalars = {**terms, **told, "loss": total, "the gradient's norm": norm}
-        values = torch.stack([x.detach() for x in scalars.values()])
-        values = dict(zip(scalars, self._mean(values).tolist(), strict=True))
-        for key in [*terms, "the gradient's norm"]:
+        means = self._mean(torch.stack(told).mean(0))
+        loss, gradient = f"{name}_loss", f"{name}_gradient"
+        numbers = [*means.tolist(), norm.item()]
+        values = dict(zip([*terms, *more, loss, gradient], numbers, strict=True))
+        for key in [*terms, gradient]:
             if not math.isfinite(values[key]):
+                what = "the gradient's norm" if key == gradient else key
                 raise FloatingPointError(
-                    f"step {self.step + 1}: {key} is {values[key]}; the last checkpoint is kept. "
+                    f"step {self.step + 1}: {what} is {values[key]}; the last checkpoint is kept. "
                     "Try a lower learning rate, a penalty on the discriminator, or another loss"
                 )
         if self.config.clip_gradient:
             nn.utils.clip_grads_with_norm_(weights, self.config.clip_gradient, norm)
         optimizer.step()
-        own = {f"{name}_loss": values["loss"], f"{name}_gradient": values["the gradient's norm"]}
-        return own | {key: values[key] for key in told}, rest
+        return {key: values[key] for key in (loss, gradient, *more)}, rest
 
     def _mean(self, x: Tensor) -> Tensor:
         """The mean over all processes."""
         return self.accelerator.reduce(x, "mean")  # type: ignore[return-value]
 
-    def critic_step(self, real: Batch, z: Tensor) -> tuple[Values, Tensor]:
-        """One step of the critic: its loss and all penalties, in one backward pass."""
-        values, (fake,) = self.descend("d", self.d_side, self.d_optimizer, real, z)
+    def parts_of(self, real: Batch, *others: Tensor) -> list[tuple[Any, ...]]:
+        """The batch and what belongs to its samples in the parts that follow each other."""
+        k = self.config.accumulate
+        reals = zip(*(x.chunk(k) for x in real), strict=True)
+        return list(zip(reals, *(x.chunk(k) for x in others), strict=True))
+
+    def critic_step(self, real: Batch, z: Tensor) -> tuple[Values, list[Tensor]]:
+        """One step of the critic: its loss and all penalties, in one backward pass for each part.
+
+        What the generator made comes with the values.
+        """
+        parts = self.parts_of(real, z)
+        values, fakes = self.descend("d", self.d_side, self.d_optimizer, parts)
         if self.constraint:
             self.constraint(self.critic)  # after the step, or the step would break it
-        return values, fake
+        return values, fakes
 
-    def generator_step(self, real: Batch, z: Tensor, fake: Tensor | None = None) -> Values:
+    def generator_step(self, real: Batch, z: Tensor, fakes: list[Tensor] | None = None) -> Values:
         """One step of the generator. The gradient goes through the critic, not into it."""
+        parts = self.parts_of(real, z)
+        if fakes:
+            parts = [(*part, fake) for part, fake in zip(parts, fakes, strict=True)]
         with frozen(self.critic_weights):
-            values, _ = self.descend("g", self.g_side, self.g_optimizer, real, z, fake)
+            values, _ = self.descend("g", self.g_side, self.g_optimizer, parts)
         if self.ema:
             self.ema.update(self.generator, self.config.batch_size)
         return values
@@ -224,13 +254,13 @@ class Trainer:
         for real in reals[:-1]:
             self.critic_step(real, self.latents(n))
         z = self.latents(n)
-        values, fake = self.critic_step(reals[-1], z)
+        values, fakes = self.critic_step(reals[-1], z)
         if not self.config.reuse_fakes:
-            z, fake = self.latents(n), None
-        values |= self.generator_step(reals[-1], z, fake)
+            z, fakes = self.latents(n), None
+        values |= self.generator_step(reals[-1], z, fakes)
         self.step += 1
         if self.step % self.config.log_every == 0:
-            values["d_fake_after"] = self.judge(z)
+            values["d_fake_after"] = self.judge(z, *reals[-1][1:])
         return values
 
     def parts(self) -> dict[str, Any]:

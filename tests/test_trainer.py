@@ -391,7 +391,7 @@ def test_generator_is_compared_with_the_batch_of_the_critic_s_last_step(trainer,
     look = it.features.forward
     monkeypatch.setattr(it.features, "forward", lambda x: (seen.append(x), look(x))[1])
     it.train_step(reals)
-    assert [any(x is real for x in seen) for (real,) in reals] == [False, True]
+    assert [any(torch.equal(x, real) for x in seen) for (real,) in reals] == [False, True]
 
 
 MATCHING = (
@@ -509,6 +509,45 @@ def test_gradient_is_clipped_to_its_norm_and_logged_as_it_was(trainer):
     assert gradients[1].item() == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize("reuse", ["false", "true"])
+def test_parts_of_a_batch_make_the_step_that_the_whole_makes(trainer, reuse):
+    alone = (PLAIN, ("GradientPenalty", "R2Penalty"), ("weight = 1.0", "gamma = 1.0"))
+    steps = []
+    for parts in (1, 4):
+        it, batches = trainer(
+            *alone,
+            ("batch_size = 16", f"batch_size = 64\naccumulate = {parts}\nreuse_fakes = {reuse}"),
+        )
+        values = [it.train_step([next(batches)]) for _ in range(2)]
+        weights = [p.detach() for n in (it.critic, it.generator) for p in n.parameters()]
+        steps.append((values, weights))
+    torch.testing.assert_close(steps[0], steps[1], rtol=1e-4, atol=1e-5)
+
+
+def test_batch_that_has_no_such_parts_is_refused(write, train):
+    status, message = train(write(("batch_size = 16", "batch_size = 16\naccumulate = 3")))
+    assert status == 2
+    assert "16 cannot be shared by 1 processes in 3 parts; make it a multiple of 3" in message
+
+
+def test_average_has_a_half_life_in_samples_and_a_number_is_the_decay_of_a_step(examples, write):
+    def average(*settings):
+        return examples.reading.read_config(examples.config.Config, write(), settings).ema
+
+    assert average("ema=0.5").model_dump() == {"half_life": pytest.approx(16), "rampup": None}
+    assert average("ema=0.5", "batch_size=8").half_life == pytest.approx(8)
+    assert average("ema=0") is None
+    table = average("ema={half_life=500, rampup=0.1}").model_dump()
+    assert table == {"half_life": 500, "rampup": 0.1}
+
+
+def test_without_an_average_samples_come_from_the_generator(trainer):
+    it, batches = trainer(("ema = 0.9", ""))
+    it.train_step([next(batches)])
+    assert "ema" not in it.parts()
+    assert torch.equal(it.sample(5, seed=3), it.generator(it.latents(5, seed=3)))
+
+
 def test_mixed_precision_runs_the_networks_in_bfloat16_and_keeps_float32_weights(trainer):
     it, batches = trainer(("steps = 12", 'steps = 12\nprecision = "bfloat16"'))
     dtypes = set()
@@ -525,6 +564,116 @@ def test_mixed_precision_runs_the_networks_in_bfloat16_and_keeps_float32_weights
     plain = other.train_step([next(batches)])
     assert values["d_loss"] == pytest.approx(plain["d_loss"], rel=0.02)
     assert values["g_loss"] == pytest.approx(plain["g_loss"], rel=0.02)
+
+
+# --- classes -------------------------------------------------------------------------------------
+
+CONDITIONAL = """
+batch_size = 8
+steps = 3
+log_every = 1
+
+[data]
+name = "digits"
+
+[generator]
+block = "ResNetGenerator"
+latent_dim = 4
+image_size = 8
+channels = 1
+widths = [4, 4]
+num_classes = 10
+
+[discriminator]
+block = "ResNetDiscriminator"
+channels = 1
+widths = [4, 4]
+downsamplings = 1
+num_classes = 10
+
+[loss]
+block = "HingeLoss"
+
+[generator_optimizer]
+name = "Adam"
+
+[discriminator_optimizer]
+name = "Adam"
+"""
+
+
+@pytest.fixture
+def conditional(examples, tmp_path):
+    def make(*settings):
+        file = tmp_path / "conditional.toml"
+        file.write_text(CONDITIONAL)
+        config = examples.reading.read_config(examples.config.Config, file, settings)
+        return examples.train.Trainer(config, tmp_path, torch.device("cpu"))
+
+    return make
+
+
+PENALTIES = (
+    'penalties=[{block="R1Penalty"}, {block="R2Penalty"}, {block="GradientPenalty"}]',
+    "loss.block=RelativisticLoss",
+    'auxiliary=[{term={block="FeatureMatchingLoss"}, layers=["pool"]}]',
+    "accumulate=2",
+)
+
+
+@pytest.mark.parametrize("settings", [(), PENALTIES], ids=["plain", "penalties"])
+def test_each_network_gets_the_labels_of_the_real_samples(conditional, settings):
+    it = conditional(*settings)
+    it.check()
+    x, labels = next(it.batches())
+    given = {"generator": [], "critic": []}
+    for name, seen in given.items():
+        getattr(it, name).register_forward_pre_hook(
+            lambda m, inputs, seen=seen: seen.append(inputs[1])
+        )
+    values = it.train_step([(x, labels)])
+    assert all(map(math.isfinite, values.values()))
+    for seen in given.values():
+        parts = labels.chunk(it.config.accumulate)
+        assert all(any(torch.equal(y, part) for part in (*parts, labels)) for y in seen)
+        assert len(seen) >= 2
+
+
+def test_rows_of_a_picture_are_classes(conditional, examples):
+    it = conditional()
+    samples = it.sample(30, seed=0)
+    z = it.latents(30, seed=0)
+    labels = torch.tensor([0] * 10 + [1] * 10 + [2] * 10)
+    with examples.evaluate.evaluation_mode(it.generator):
+        assert torch.equal(samples, it.generator(z, labels))
+    assert torch.equal(it.sample(30, 0, labels.flip(0))[0], it.sample(30, 0, labels * 0 + 2)[0])
+
+
+def test_labels_of_the_data_are_those_of_its_samples(conditional):
+    it = conditional()
+    images, labels = it.dataset.tensors
+    for x, y in zip(*next(it.batches()), strict=True):
+        (where,) = torch.where((images == x).flatten(1).all(1))
+        assert labels[where[0]] == y
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            ["generator.num_classes=0"],
+            "generator has 0 classes and the discriminator 10; give both",
+        ),
+        (
+            ["generator.num_classes=7", "discriminator.num_classes=7"],
+            "the networks have 7 classes and digits has 10 classes; set num_classes = 10",
+        ),
+        (["data.name=ring"], "the networks have 10 classes and ring has no labels"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(conditional, examples, settings, expected):
+    with pytest.raises(examples.data.UsageError, match=expected):
+        conditional(*settings).check()
 
 
 # --- what a run writes -------------------------------------------------------------------------

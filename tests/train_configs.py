@@ -17,6 +17,8 @@ import train
 from config import Config
 
 STEPS, CRITIC_STEPS = 2, 2
+IN_PARTS = ("digits", "digits_conditional", "digits_dcgan")
+"""Configs whose batch goes through the networks in two parts."""
 
 
 class WideTrainer(train.Trainer):
@@ -25,17 +27,16 @@ class WideTrainer(train.Trainer):
     def latents(self, n, seed=None):
         return super().latents(n, seed).double()
 
-    def first_samples(self, n):
-        return super().first_samples(n).double()
-
-    def batches(self):
-        for x, *labels in super().batches():
-            yield (x.double(), *labels)
+    def _batch(self, item):
+        x, *labels = super()._batch(item)
+        return (x.double(), *labels)
 
 
 def values_of(file, mnist):
     """The values of each step, and the sum of each weight and buffer in the end."""
     settings = ["batch_size=8", "log_every=1", f"critic_steps={CRITIC_STEPS}"]
+    if file.stem in IN_PARTS:
+        settings.append("accumulate=2")
     if reading.read_config(Config, file).data.name == "MNIST":
         settings += [f"data.root={mnist}", "generator.width=8", "discriminator.width=8"]
     config = reading.read_config(Config, file, settings)
