@@ -66,6 +66,8 @@ class Config(BaseModel):
             instead of drawing new ones, which saves a forward of the generator.
         clip_gradient: Largest norm of the gradient of each side; a longer one is shortened to it.
         precision: `bfloat16` is mixed precision: weights, losses and penalties stay in float32.
+        compile: Whether torch compiles both networks, which takes a minute in the first step. Penalties
+            run the discriminator as it was written.
         ema: The average of the generator's weights that samples are drawn with, such as
             `{half_life = 20_000}`. A number is the decay of a step, which is turned into a half-life at
             this batch size; 0 is no average.
@@ -92,6 +94,7 @@ class Config(BaseModel):
     reuse_fakes: bool = False
     clip_gradient: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     ema: Average | None = None
     seed: NonNegativeInt = 0
     log_every: PositiveInt = 50

@@ -24,6 +24,7 @@ from torch import nn
 import gan_blocks
 from data import UsageError
 from gan_blocks.presets import OptimizerSettings
+from watch import Collapsed
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -232,7 +233,7 @@ def exit_status(command: str, body: Callable[[], None]) -> int:
     except (UsageError, OSError) as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, Collapsed) as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -29,6 +29,23 @@ def realness(logits: Logits) -> Tensor:
     return torch.cat([part.detach().flatten() for part in parts]).sigmoid().mean()
 
 
+@torch.no_grad()
+def spread(*outputs: Logits) -> Tensor:
+    """The largest less the least of a critic's outputs; of several sub-critics the widest."""
+    lists = [[x] if isinstance(x, Tensor) else x for x in outputs]
+    each = [torch.cat([x.flatten() for x in group]) for group in zip(*lists, strict=True)]
+    return torch.stack([x.max() - x.min() for x in each]).max()
+
+
+def slope(loss: Tensor, logits: Logits) -> Tensor:
+    """The sum of the absolute derivatives of a loss by the logits."""
+    parts = [logits] if isinstance(logits, Tensor) else list(logits)
+    gradients = torch.autograd.grad(loss, parts, retain_graph=True, allow_unused=True)
+    return torch.stack(
+        [loss.new_zeros(()), *(g.abs().sum() for g in gradients if g is not None)]
+    ).sum()
+
+
 def channels_last(network: nn.Module) -> nn.Module:
     """The network with the weights of two-dimensional convolutions in their faster layout."""
     for weight in network.parameters():
@@ -101,7 +118,8 @@ class CriticStep(nn.Module):
         critic = (lambda x: self.critic(x, *labels)) if labels else self.critic
         for penalty in penalties:
             _add(terms, f"the penalty {penalty}", penalty(critic, x, shown, generator=draws))
-        return terms, {"d_real": realness(real_logits)}, fake
+        told = {"d_real": realness(real_logits), "spread": spread(real_logits, fake_logits)}
+        return terms, told, fake
 
 
 class GeneratorStep(nn.Module):
@@ -146,8 +164,9 @@ class GeneratorStep(nn.Module):
             with torch.no_grad():
                 of_real = features(x, *labels)
         real_logits = of_real[""] if self.needs_real_logits else None
-        terms = {"the generator's loss": self.weight * loss.generator(seen[""], real_logits)}
+        value = loss.generator(seen[""], real_logits)
+        terms = {"the generator's loss": self.weight * value}
         for term, layers, weight in auxiliary:
             compared = [term(of_real[name], seen[name]) for name in layers]
             _add(terms, f"the term {term}", weight * torch.stack(compared).sum())
-        return terms, {"d_fake_before": realness(seen[""])}
+        return terms, {"d_fake_before": realness(seen[""]), "slope": slope(value, seen[""])}

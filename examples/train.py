@@ -12,7 +12,6 @@ for how a GAN is trained, and `run` for what is written around it. A run lies in
 import argparse
 import copy
 import json
-import math
 import sys
 import time
 import warnings
@@ -45,6 +44,7 @@ from steps import (
     needs_real_logits,
     realness,
 )
+from watch import Watch, check_finite
 
 Values = dict[str, float]
 """What a step has to tell, by name."""
@@ -58,7 +58,7 @@ class Trainer:
         self.accelerator = reading.make_accelerator(device, config.precision)
         self.is_main = self.accelerator.is_main_process
         self.dataset = data.load(config.data, folder, config.seed)
-        self.random = checkpoint.RandomNumbers(config.seed, device)
+        self.random, self.watch = checkpoint.RandomNumbers(config.seed, device), Watch(config)
         build = gan_blocks.build
         self.generator, self.critic = (
             channels_last(build(spec, device=device))
@@ -83,13 +83,15 @@ class Trainer:
         except ValueError as error:
             raise UsageError(f"auxiliary.layers: {error}") from error
         self._prepare()
+        for network in (self.generator, self.critic) if config.compile else ():
+            network.compile()  # last, since the average is a copy
 
     def _prepare(self) -> None:
         """Hand each side's step and optimiser to Accelerate."""
         config = self.config
         critic = (self.critic, self.generator, self.loss, self.penalties, self.random.draws)
-        weights = [item.weight for item in config.auxiliary]
         generator = (self.generator, self.features, self.loss, config.adversarial_weight)
+        weights = [item.weight for item in config.auxiliary]
         terms = list(zip(self.auxiliary, self.layers, weights, strict=True))
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             # Accelerate has no other name yet for the setting that torch calls deprecated.
@@ -117,9 +119,8 @@ class Trainer:
 
     def batches(self) -> Iterator[Batch]:
         """This process's part of batch after batch, without end, from the step that the run is at."""
-        config, accelerator = self.config, self.accelerator
-        start = self.step * config.critic_steps
-        process = (accelerator.process_index, accelerator.num_processes)
+        config, start = self.config, self.step * self.config.critic_steps
+        process = (self.accelerator.process_index, self.accelerator.num_processes)
         shares = (process, config.accumulate)
         for item in data.items(self.dataset, config.batch_size, config.seed, start, *shares):
             yield self._batch(item)
@@ -147,12 +148,11 @@ class Trainer:
         Without labels the classes follow each other in rows, as a picture shows them.
         """
         averaged = self.ema.module if self.ema else self.generator
-        given = []
-        if self.config.num_classes:
-            rows = torch.arange(n, device=self.device) // plots.SIDE % self.config.num_classes
-            given = [(rows if labels is None else labels).split(500)]
+        if self.config.num_classes and labels is None:
+            labels = torch.arange(n, device=self.device) // plots.SIDE % self.config.num_classes
         with evaluation_mode(averaged), distributed.local():
-            parts = zip(self.latents(n, seed).split(500), *given, strict=True)
+            inputs = (self.latents(n, seed), *([] if labels is None else [labels]))
+            parts = zip(*(x.split(500) for x in inputs), strict=True)
             return torch.cat([averaged(*part) for part in parts])
 
     @torch.no_grad()
@@ -199,20 +199,14 @@ class Trainer:
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
         means = self._mean(torch.stack(told).mean(0))
-        loss, gradient = f"{name}_loss", f"{name}_gradient"
-        numbers = [*means.tolist(), norm.item()]
-        values = dict(zip([*terms, *more, loss, gradient], numbers, strict=True))
-        for key in [*terms, gradient]:
-            if not math.isfinite(values[key]):
-                what = "the gradient's norm" if key == gradient else key
-                raise FloatingPointError(
-                    f"step {self.step + 1}: {what} is {values[key]}; the last checkpoint is kept. "
-                    "Try a lower learning rate, a penalty on the discriminator, or another loss"
-                )
+        names = [*terms, *more, f"{name}_loss", "the gradient's norm"]
+        values = dict(zip(names, [*means.tolist(), norm.item()], strict=True))
+        check_finite(self.step + 1, values, [*terms, "the gradient's norm"])
         if self.config.clip_gradient:
             nn.utils.clip_grads_with_norm_(weights, self.config.clip_gradient, norm)
         optimizer.step()
-        return {key: values[key] for key in (loss, gradient, *more)}, rest
+        values[f"{name}_gradient"] = values.pop("the gradient's norm")
+        return {key: values[key] for key in values if key not in terms}, rest
 
     def _mean(self, x: Tensor) -> Tensor:
         """The mean over all processes."""
@@ -259,6 +253,7 @@ class Trainer:
             z, fakes = self.latents(n), None
         values |= self.generator_step(reals[-1], z, fakes)
         self.step += 1
+        self.watch.step(self.step, values)
         if self.step % self.config.log_every == 0:
             values["d_fake_after"] = self.judge(z, *reals[-1][1:])
         return values

@@ -19,7 +19,7 @@ def examples() -> Iterator[SimpleNamespace]:
     """The modules of `examples/`, which is a folder of scripts and no package."""
     sys.path.insert(0, str(EXAMPLES))
     names = ("checkpoint", "config", "data", "evaluate", "plots", "reading", "record", "steps")
-    names += ("train", "fgan_table", "dirac_gan")
+    names += ("train", "watch", "fgan_table", "dirac_gan")
     # Threads that wait for each other on a busy machine cost more than they bring to small networks.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

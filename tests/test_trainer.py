@@ -324,6 +324,72 @@ def test_gradient_that_is_not_finite_stops_the_run_before_the_weights_take_it(
     assert all(map(torch.equal, before, it.critic.parameters()))
 
 
+# --- a critic that teaches nothing any more --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            [
+                "loss.block=MinimaxLoss",
+                "discriminator_optimizer.lr=0.1",
+                "generator_optimizer.lr=0.0",
+            ],
+            r"step \d+: for 20 steps the generator's loss, MinimaxLoss, has been flat: the "
+            r"discriminator is sure of all samples \(d_real 1, d_fake \S+\), .* Try NonSaturatingLoss",
+        ),
+        (
+            ["loss.block=WassersteinLoss", 'constraint={block="WeightClipper", bound=1e-30}'],
+            r"step 20: for 20 steps the discriminator has given one and the same number for all "
+            r"samples, .* a wider bound of the constraint,",
+        ),
+    ],
+    ids=["flat", "constant"],
+)
+def test_collapsed_critic_stops_the_run_and_says_what_to_try(
+    examples, write, train, monkeypatch, tmp_path, settings, expected
+):
+    monkeypatch.setattr(examples.watch, "WINDOW", 20)
+    arguments = [x for setting in settings for x in ("--set", setting)]
+    long = (("steps = 12", "steps = 2000"), ("sample_every = 8", "sample_every = 4000"))
+    status, message = train(write(NO_PENALTY, *long), *arguments)
+    assert status == 1
+    assert re.search(expected, message), message
+    assert "Traceback" not in message
+    assert (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+def test_one_step_in_which_the_generator_learns_begins_the_count_anew(examples, trainer):
+    watch = examples.watch.Watch(trainer()[0].config)
+    told = {"d_real": 1.0, "d_fake_before": 0.0}
+    for step in range(1, 1000):
+        slope = 1e-3 if step % examples.watch.WINDOW == 0 else 0.0
+        watch.step(step, {"spread": 1.0, "slope": slope} | told)
+    with pytest.raises(examples.watch.Collapsed, match="step 1000: for 200 steps"):
+        watch.step(1000, {"spread": 1.0, "slope": 0.0} | told)
+
+
+def test_generator_with_another_teacher_is_left_alone(examples, trainer):
+    watch = examples.watch.Watch(trainer(MATCHING)[0].config)
+    for step in range(1000):
+        values = {"spread": 0.0, "slope": 0.0, "d_real": 1.0}
+        watch.step(step, values)
+        assert values == {"d_real": 1.0}
+
+
+def test_slope_and_spread_are_those_of_their_definitions(examples):
+    fake, real = torch.tensor([-1.0, 2.0], requires_grad=True), torch.tensor([5.0, 0.0])
+    loss = gan_blocks.NonSaturatingLoss()
+    expected = (1 - fake.sigmoid()).mean()
+    torch.testing.assert_close(examples.steps.slope(loss.generator(fake), fake), expected)
+    other = torch.tensor([0.5], requires_grad=True)
+    both = examples.steps.slope(loss.generator([fake, other]), [fake, other])
+    torch.testing.assert_close(both, expected + 1 - other[0].sigmoid())
+    assert examples.steps.spread(real, fake) == 6
+    assert examples.steps.spread([real, real * 0], [fake, fake * 0 + 10]) == 10
+
+
 # --- options of the steps ------------------------------------------------------------------------
 
 
@@ -546,6 +612,25 @@ def test_without_an_average_samples_come_from_the_generator(trainer):
     it.train_step([next(batches)])
     assert "ema" not in it.parts()
     assert torch.equal(it.sample(5, seed=3), it.generator(it.latents(5, seed=3)))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("changes", [[], [("log_every = 1", "log_every = 1\nreuse_fakes = true")]])
+def test_compiled_networks_make_the_steps_of_plain_ones(trainer, monkeypatch, changes):
+    compiled, compiling = [], nn.Module.compile
+
+    def with_a_quick_backend(module):
+        compiled.append(module)
+        compiling(module, backend="aot_eager")
+
+    monkeypatch.setattr(nn.Module, "compile", with_a_quick_backend)
+    steps = []
+    for compile in ("false", "true"):
+        it, batches = trainer(("steps = 12", f"steps = 12\ncompile = {compile}"), *changes)
+        values = [it.train_step([next(batches)]) for _ in range(3)]
+        steps.append((values, it.sample(5, seed=1)))
+    assert compiled == [it.generator, it.critic]
+    torch.testing.assert_close(steps[0], steps[1], rtol=1e-4, atol=1e-5)
 
 
 def test_mixed_precision_runs_the_networks_in_bfloat16_and_keeps_float32_weights(trainer):
