@@ -60,10 +60,8 @@ class Trainer:
         self.dataset = data.load(config.data, folder, config.seed)
         self.random, self.watch = checkpoint.RandomNumbers(config.seed, device), Watch(config)
         build = gan_blocks.build
-        self.generator, self.critic = (
-            channels_last(build(spec, device=device))
-            for spec in (config.generator, config.discriminator)
-        )
+        self.generator = channels_last(build(config.generator, device=device))
+        self.critic = channels_last(build(config.discriminator, device=device))
         self.generator, self.critic = map(self.with_reference, (self.generator, self.critic))
         self.loss = build(config.loss, device=device)
         self.penalties = [build(spec, device=device) for spec in config.penalties]
@@ -91,7 +89,7 @@ class Trainer:
         config = self.config
         critic = (self.critic, self.generator, self.loss, self.penalties, self.random.draws)
         generator = (self.generator, self.features, self.loss, config.adversarial_weight)
-        weights = [item.weight for item in config.auxiliary]
+        weights = (item.weight for item in config.auxiliary)
         terms = list(zip(self.auxiliary, self.layers, weights, strict=True))
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             # Accelerate has no other name yet for the setting that torch calls deprecated.

@@ -6,6 +6,8 @@ A moment is a call of a function: a seed draws which of all the calls of a run i
 `checkpoint.save`, or of those while the new file takes the place of the old one. There the process sends
 itself SIGKILL. Each run is a fork of this process, so torch is imported once.
 """
+# The examples are scripts in a folder of their own.
+# pyright: reportMissingImports=false
 
 import json
 import os
@@ -14,6 +16,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,10 +36,10 @@ class Calls:
     """Counts calls of functions, of Python and of C, and may kill the process at one of them."""
 
     def __init__(self, note: Path, kill_at: tuple[str, int] | None = None) -> None:
-        self.counts = dict.fromkeys(("anywhere", "saving", "renaming"), 0)
+        self.counts: dict[str, int] = dict.fromkeys(("anywhere", "saving", "renaming"), 0)
         self.note, self.kill_at = note, kill_at
         self.saving = self.renaming = False
-        self.trainer = None
+        self.trainer: Any = None
 
     def __call__(self, frame, event, argument) -> None:
         code = frame.f_code

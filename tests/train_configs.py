@@ -2,6 +2,8 @@
 
 python tests/train_configs.py OUT MNIST CONFIG...
 """
+# The examples are scripts in a folder of their own.
+# pyright: reportMissingImports=false
 
 import json
 import sys
