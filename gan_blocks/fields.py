@@ -33,6 +33,7 @@ class _SpecField:
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         names = [name for e in registry.list(self.kind) for name in (e.name, *e.former_names)]
         return {
+            "x-gan-blocks-kind": self.kind,
             "type": "object",
             "properties": {"block": {"enum": names}},
             "required": ["block"],

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from gan_blocks import _arguments
+from gan_blocks import _arguments, _schema
 from gan_blocks._arguments import did_you_mean, shown, tell_renamed
 from gan_blocks._installed import Origin
 from gan_blocks._plugins import BUILTIN, KINDS, PluginInfo, Plugins, check_kind, is_name, misfit
@@ -394,58 +394,26 @@ class Registry:
             return value
         return self.to_spec(value)
 
-    def json_schema(self, kind: Kind) -> dict[str, Any]:
-        """JSON Schema (draft 2020-12) of all specs of a kind, for editors and validators."""
-        definitions: dict[str, Any] = {}
-        pending: list[Kind] = [kind]
-        check_kind(kind)
-        while pending:
-            current = pending.pop()
-            if current in definitions:
-                continue
-            definitions[current] = {"oneOf": []}
-            for entry in self.list(current):
-                schema: dict[str, Any] = entry.schema()
-                schema |= {"title": entry.name, "description": entry.summary}
-                properties: dict[str, Any] = {"block": _name_in_schema(entry)}
-                for name, field in schema.get("properties", {}).items():
-                    nested = field.pop("x-gan-blocks-kind", None)
-                    if nested:
-                        field["$ref"] = f"#/$defs/{nested}"
-                        pending.append(nested)
-                    properties[name] = field
-                schema["properties"] = properties
-                schema["required"] = ["block", *schema.get("required", [])]
-                _add_former_arguments(schema, entry.blueprint.renamed)
-                definitions[current]["oneOf"].append(schema)
-        return {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "$ref": f"#/$defs/{kind}",
-            "$defs": definitions,
-        }
+    def json_schema(self, what: "Kind | type | None" = None) -> dict[str, Any]:
+        """JSON Schema (draft 2020-12) of specs, for editors and validators.
 
+        Args:
+            what: A kind; or a pydantic model with fields such as `LossSpec`, for a whole config; all
+                kinds if left out.
 
-def _name_in_schema(entry: Entry) -> dict[str, Any]:
-    now = {"const": entry.name}
-    former = {"enum": [*entry.former_names], "deprecated": True}
-    return {"anyOf": [now, former]} if entry.former_names else now
-
-
-def _add_former_arguments(schema: dict[str, Any], renamed: Mapping[str, str]) -> None:
-    """One of the names of an argument, if it is required, and never two."""
-    properties, rules = schema["properties"], []
-    for new in dict.fromkeys(renamed.values()):
-        names = [new, *(old for old, now in renamed.items() if now == new)]
-        for old in names[1:]:
-            properties[old] = properties[new] | {"deprecated": True, "description": f"now {new}"}
-        each = [{"required": [name]} for name in names]
-        if new in schema["required"]:
-            schema["required"].remove(new)
-            rules.append({"oneOf": each})
-        else:
-            rules.append({"oneOf": [*each, {"not": {"anyOf": each}}]})
-    if rules:
-        schema["allOf"] = rules
+        Example:
+            >>> from pydantic import BaseModel
+            >>> from gan_blocks import LossSpec, registry
+            >>> class Config(BaseModel):
+            ...     loss: LossSpec
+            >>> registry.json_schema(Config)["properties"]["loss"]["$ref"]
+            '#/$defs/loss'
+        """
+        if isinstance(what, type):
+            document = what.model_json_schema()  # type: ignore[attr-defined]
+            return _schema.with_blocks(document, self.list)
+        check_kind(what)
+        return _schema.of_specs((what,) if what else KINDS, self.list)
 
 
 registry = Registry()

@@ -200,7 +200,7 @@ def test_schema_takes_former_names_and_marks_them(mine):
                 assert not valid, spec
             else:
                 assert valid, spec
-    (option,) = schema["$defs"]["layer"]["oneOf"]
+    option = schema["$defs"]["mine.Scale"]
     assert option["properties"]["factr"]["deprecated"]
     assert option["properties"]["block"]["anyOf"][1]["deprecated"]
 
