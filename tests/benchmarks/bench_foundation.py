@@ -133,9 +133,9 @@ def ten_plugins(tmp_path):
 @pytest.mark.parametrize("what", ["import torch", "gan-blocks list"])
 @pytest.mark.benchmark(group="the list of blocks with ten plugins, a process each", min_rounds=5)
 def bench_list(benchmark, ten_plugins, what):
-    arguments = (
-        ["-c", "import torch"] if what == "import torch" else ["-m", "gan_blocks.cli", "list"]
-    )
+    command = [sys.executable, "-c", "import torch"]
+    if what != "import torch":
+        command = [str(Path(sys.executable).with_name("gan-blocks")), "list"]
 
     def run():
         return subprocess.run(
