@@ -15,7 +15,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from steps import (
     Batch,
     CriticStep,
     GeneratorStep,
+    Terms,
     channels_last,
     frozen,
     needs_real_logits,
@@ -180,11 +181,11 @@ class Trainer:
             raise UsageError(f"generator: it makes samples of shape {shapes}; make them one shape")
 
     def descend(
-        self, name: str, side: nn.Module, optimizer: Any, parts: Iterable[tuple[Any, ...]]
+        self, name: str, side: nn.Module, optimizer: Any, parts: list[tuple[Any, ...]]
     ) -> tuple[Values, list[Any]]:
         """One step down the mean over the parts of a side's terms, all of which have to be finite."""
         optimizer.zero_grad()
-        parts, told, rest = list(parts), list[Tensor](), []
+        told, rest, terms, more = list[Tensor](), [], Terms(), Terms()
         for i, inputs in enumerate(parts):
             # The gradients of the processes meet once, with the last part.
             together = i + 1 == len(parts)
