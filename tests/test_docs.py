@@ -1,16 +1,21 @@
 """The documentation is complete, its examples run, and the built site needs no network."""
 
 import ast
+import json
 import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 import gan_blocks
+from gan_blocks import registry
+from gan_blocks.cli.validate import _specs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -78,10 +83,16 @@ def test_the_page_of_the_trainer_has_every_key_of_its_config():
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == keys
 
 
+READERS = {"toml": tomllib.loads, "yaml": yaml.safe_load, "json": json.loads}
+
+
 # The tutorial's page is made from a script, which tests/test_tutorial.py runs.
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "tutorial.md"], ids=relative)
 def test_every_python_block_of_a_page_is_run(page):
-    """A mistyped fence would hide a block. Files that are shown, not written, have tests elsewhere."""
+    """A mistyped fence would hide a block. Files that are shown, not written, have tests elsewhere.
+
+    Configs are read, and the specs in them built.
+    """
     fence = re.compile(
         r"^(?P<mark>`{3,}|~{3,})(?P<language>.*)\n(?P<body>(?s:.*?))^(?P=mark)$", re.MULTILINE
     )
@@ -89,7 +100,12 @@ def test_every_python_block_of_a_page_is_run(page):
     blocks = list(fence.finditer(text))
     assert len(re.findall(r"^\s*(?:`{3}|~{3})", text, re.MULTILINE)) == 2 * len(blocks)
     shown = [b for b in blocks if re.fullmatch(r'--8<-- "\S+"\n', b["body"])]
-    to_run = [b for b in blocks if b not in shown and b["language"] not in ("console", "text")]
+    for each in blocks:
+        if each["language"] in READERS:
+            for _, spec in _specs(READERS[each["language"]](each["body"])):
+                registry.normalise(spec)
+    others = ("console", "text", *READERS)
+    to_run = [b for b in blocks if b not in shown and b["language"] not in others]
     assert {b["language"] for b in to_run} <= {"python"}
     document = runpy.run_path(str(ROOT / "conftest.py"))["pages"].parse(page)
     starts = [example.region.start for example in document]
