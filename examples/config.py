@@ -1,5 +1,9 @@
-"""What a config file of the trainer may hold."""
+"""What a config file of the trainer may hold.
 
+python examples/config.py > trainer.schema.json
+"""
+
+import json
 import math
 from typing import Any, Literal
 
@@ -13,7 +17,15 @@ from pydantic import (
 )
 
 from data import DataConfig
-from gan_blocks import AuxiliarySpec, ConstraintSpec, LossSpec, NetworkSpec, PenaltySpec
+from gan_blocks import (
+    AuxiliarySpec,
+    ConstraintSpec,
+    LossSpec,
+    NetworkSpec,
+    PenaltySpec,
+    registry,
+)
+from gan_blocks.presets import names
 from gan_blocks.types import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -133,3 +145,30 @@ class Config(BaseModel):
     def num_classes(self) -> int:
         """Classes of the networks; 0 if they take no labels."""
         return self.generator.get("num_classes", 0)
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of config files, for editors.
+
+    A file that extends another one or names a preset may hold parts only, of which it knows the keys.
+    """
+    whole = registry.json_schema(Config)
+    dialect, definitions = whole.pop("$schema"), whole.pop("$defs")
+    whole["properties"]["ema"]["anyOf"].append(
+        {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+    )
+    partial = {"extends": {"type": "string"}, "preset": {"enum": list(names())}}
+    del whole["additionalProperties"]
+    return {
+        "$schema": dialect,
+        "type": "object",
+        "properties": partial | dict.fromkeys(whole["properties"], True),
+        "additionalProperties": False,
+        "if": {"anyOf": [{"required": [key]} for key in partial]},
+        "else": whole,
+        "$defs": definitions,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2))

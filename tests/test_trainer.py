@@ -7,8 +7,10 @@ import re
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -1212,6 +1214,7 @@ def test_data_that_cannot_be_downloaded_is_refused(write, train, monkeypatch, tm
 def test_torchvision_is_imported_only_when_it_is_asked_for(examples):
     code = f"""
 import sys
+import tomllib
 sys.path.insert(0, {str(examples.folder)!r})
 import train
 sys.exit("torchvision" in sys.modules)
@@ -1266,3 +1269,17 @@ def test_small_form_differs_from_the_large_one_in_size_and_pace_only(examples, f
         for item in config["auxiliary"]:  # the last hidden layer has another number
             item.pop("layers")
     assert a == b
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "examples/configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_schema_of_configs_takes_those_that_ship(examples, file):
+    validator = jsonschema.Draft202012Validator(examples.config.schema())
+    table = tomllib.loads(file.read_text(encoding="utf-8"))
+    validator.validate(table)
+    assert not validator.is_valid(table | {"stepz": 1})
+    if not {"extends", "preset"} & set(table):
+        assert not validator.is_valid(table | {"loss": {"block": "HingLoss"}})
+        assert not validator.is_valid({key: table[key] for key in table if key != "loss"})
