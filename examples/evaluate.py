@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import data
+from distances import frechet_distance, kernel_distance
 
 IMAGES, POINTS = 2_000, 2_500
 """How many samples are drawn of images and of points."""
@@ -71,44 +72,43 @@ def train_classifier(images: Tensor, labels: Tensor, steps: int = 800) -> tuple[
     return classifier, correct.float().mean().item()
 
 
-def frechet_distance(x: Tensor, y: Tensor) -> float:
-    r"""The Fréchet distance between Gaussians fitted to two sets of features `(N, d)`.
-
-    $$|\mu_x - \mu_y|^2 + \operatorname{tr}(\Sigma_x + \Sigma_y - 2(\Sigma_x\Sigma_y)^{1/2})$$
-    """
-    x, y = x.double(), y.double()
-    cov_x, cov_y = torch.atleast_2d(torch.cov(x.T), torch.cov(y.T))
-    # tr (AB)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2).
-    cross = torch.linalg.matrix_norm(_root(cov_x) @ _root(cov_y), ord="nuc")
-    return float((x.mean(0) - y.mean(0)).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
-
-
-def _root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
-
-
 @torch.no_grad()
 def class_metrics(classifier: Classifier, real: Tensor, generated: Tensor) -> dict[str, Any]:
-    """What a classifier sees in generated images, beside what it sees in real ones."""
+    """What a classifier sees in generated images, beside what it sees in real ones.
+
+    The distances between two halves of the real images are what a perfect generator reaches.
+    """
     real_features, features = (
         torch.cat([classifier.features(part) for part in images.split(500)])
         for images in (real, generated)
     )
     half = torch.randperm(len(real), generator=torch.Generator().manual_seed(1)) < len(real) // 2
-    confidence, label = classifier.head(features).softmax(1).max(1)
-    real_confidence = classifier.head(real_features).softmax(1).amax(1)
-    share = torch.bincount(label, minlength=10) / len(label)
+    halves = real_features[half], real_features[~half]
+    shares, confidence = _classes(classifier, features)
+    real_shares, real_confidence = _classes(classifier, real_features)
+    kernel, error = kernel_distance(features, real_features)
+    kernel_of_halves, error_of_halves = kernel_distance(*halves)
     return {
-        "classes": int((share > 0).sum()),
-        "rarest_class": share.min().item(),
-        "confidence": confidence.mean().item(),
-        "real_confidence": real_confidence.mean().item(),
+        "classes": sum(share > 0 for share in shares),
+        "rarest_class": min(shares),
+        "class_shares": shares,
+        "real_class_shares": real_shares,
+        "confidence": confidence,
+        "real_confidence": real_confidence,
         "frechet_distance": frechet_distance(features, real_features),
-        "frechet_distance_of_real_halves": frechet_distance(
-            real_features[half], real_features[~half]
-        ),
+        "frechet_distance_of_real_halves": frechet_distance(*halves),
+        "kernel_distance": kernel,
+        "kernel_distance_error": error,
+        "kernel_distance_of_real_halves": kernel_of_halves,
+        "kernel_distance_error_of_real_halves": error_of_halves,
     }
+
+
+def _classes(classifier: Classifier, features: Tensor) -> tuple[list[float], float]:
+    """The share of each class, and how sure the classifier is of its choices on average."""
+    confidence, label = classifier.head(features).softmax(1).max(1)
+    shares = torch.bincount(label, minlength=10) / len(label)
+    return shares.tolist(), confidence.mean().item()
 
 
 def mode_metrics(name: str, samples: Tensor) -> dict[str, Any]:
