@@ -4,7 +4,8 @@
 
 For digits a classifier is trained on the real images, on the spot, and looks at generated ones:
 are all ten classes there, is it sure of them, and how far are its features from those of real
-images? For `ring` and `grid` the modes are known and counted.
+images? For `ring` and `grid` the modes are known and counted. `--inception 10000` adds the scores of
+publications to any data set of images.
 """
 
 import argparse
@@ -86,8 +87,10 @@ def class_metrics(classifier: Classifier, real: Tensor, generated: Tensor) -> di
     halves = real_features[half], real_features[~half]
     shares, confidence = _classes(classifier, features)
     real_shares, real_confidence = _classes(classifier, real_features)
-    kernel, error = kernel_distance(features, real_features)
-    kernel_of_halves, error_of_halves = kernel_distance(*halves)
+    # The kernel adds 1 to a mean product, so it wants features of about that size.
+    unit = real_features.square().mean().sqrt()
+    kernel, error = kernel_distance(features / unit, real_features / unit)
+    kernel_of_halves, error_of_halves = kernel_distance(*(part / unit for part in halves))
     return {
         "classes": sum(share > 0 for share in shares),
         "rarest_class": min(shares),
@@ -107,7 +110,7 @@ def class_metrics(classifier: Classifier, real: Tensor, generated: Tensor) -> di
 def _classes(classifier: Classifier, features: Tensor) -> tuple[list[float], float]:
     """The share of each class, and how sure the classifier is of its choices on average."""
     confidence, label = classifier.head(features).softmax(1).max(1)
-    shares = torch.bincount(label, minlength=10) / len(label)
+    shares = torch.bincount(label, minlength=10).double() / len(label)
     return shares.tolist(), confidence.mean().item()
 
 
@@ -160,13 +163,28 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def evaluate_run(trainer: Any, out: Path) -> dict[str, Any]:
+def evaluate_run(trainer: Any, out: Path, inception: int = 0) -> dict[str, Any]:
     """Evaluate the samples of a trainer of `train.py` and write `metrics.json`.
 
-    Nothing is written for data sets that have no evaluation here.
+    Nothing is written where there is nothing to say: no evaluation of this data set, and no scores
+    asked for.
+
+    Args:
+        trainer: The trainer.
+        out: The folder of its run.
+        inception: How many images the scores of `inception.py` are computed of; 0 leaves them out.
     """
-    config = trainer.config
-    metrics = evaluate(config.data.name, trainer.dataset, lambda n: trainer.sample(n, seed=1).cpu())
+    name, dataset = trainer.config.data.name, trainer.dataset
+
+    def sampler(n: int) -> Tensor:
+        return trainer.sample(n, seed=1).cpu()
+
+    scores = {}
+    if inception:
+        from inception import inception_metrics  # here, since few who train need torch-fidelity
+
+        scores = inception_metrics(sampler(inception), dataset)
+    metrics = evaluate(name, dataset, sampler) | scores
     if metrics:
         metrics = {"step": trainer.step} | metrics
         (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -181,11 +199,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Evaluate a run of train.py.")
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/digits")
     parser.add_argument("--device", help="where to draw the samples; chosen if left out")
+    parser.add_argument(
+        "--inception", type=int, default=0, metavar="N",
+        help="also FID, KID, Inception score, precision and recall of so many images",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
 
     def evaluate_it() -> None:
         trainer = train.restore(options.run, reading.choose_device(options.device))
-        print(json.dumps(evaluate_run(trainer, options.run), indent=2))
+        print(json.dumps(evaluate_run(trainer, options.run, options.inception), indent=2))
 
     return reading.exit_status("evaluate.py", evaluate_it)
 
