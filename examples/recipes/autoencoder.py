@@ -59,6 +59,7 @@ class Autoencoder(nn.Module):
         return self.decoder(z).tanh(), loss
 
 
+# --8<-- [start:loss]
 def autoencoder_loss(
     model: Autoencoder,
     critic: nn.Module | None,
@@ -80,6 +81,7 @@ def autoencoder_loss(
     return total, y, parts
 
 
+# --8<-- [end:loss]
 def critic_loss(critic: nn.Module, loss: AdversarialLoss, x: Tensor, y: Tensor) -> Tensor:
     """What the discriminator minimises."""
     return loss.discriminator(critic(x), critic(y)) + R1Penalty(gamma=1.0)(critic, x)

@@ -57,7 +57,7 @@ class Critic(nn.Module):
         steps: Steps of that.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, steps: int = 500) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, steps: int) -> None:
         super().__init__()
         self.lower = nn.Sequential(nn.Conv2d(1, 16, 3, 1, 1), nn.GELU())
         self.upper = nn.Sequential(nn.Conv2d(16, 32, 4, 2, 1), nn.GELU())
@@ -68,7 +68,7 @@ class Critic(nn.Module):
             optimizer.zero_grad()
             F.cross_entropy(classifier(images[batch]), labels[batch]).backward()
             optimizer.step()
-        classifier.requires_grad_(False)
+        classifier.requires_grad_(False).zero_grad()
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Flatten(), nn.Linear(size, 64), nn.GELU(), nn.Linear(64, 1))
             for size in (16 * 64, 32 * 16)
@@ -81,6 +81,7 @@ class Critic(nn.Module):
         return [head(features) for head, features in zip(self.heads, maps, strict=True)]
 
 
+# --8<-- [start:losses]
 def critic_loss(
     critic: Critic, loss: AdversarialLoss, penalty: ApproximateR1Penalty, real: Tensor, fake: Tensor
 ) -> Tensor:
@@ -98,6 +99,7 @@ def generator_loss(critic: Critic, loss: AdversarialLoss, fake: Tensor) -> Tenso
     return value
 
 
+# --8<-- [end:losses]
 def finish(generator: nn.Module, critic: Critic, images: Tensor, steps: int) -> nn.Module:
     """The moving average of the generator over its adversarial training, which changes it."""
     settings = preset("apt")
@@ -129,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in range(chosen.seeds):
         torch.manual_seed(seed)
         generator = pretrain(images, chosen.steps)
-        critic = Critic(images, labels)
+        critic = Critic(images, labels, min(500, chosen.steps))
         z = torch.randn(2000, LATENT)
         with torch.no_grad():
             before = generator(z)

@@ -63,6 +63,7 @@ def pair(small: Tensor, large: Tensor) -> Tensor:
     return torch.cat([enlarge(small), large], dim=1)
 
 
+# --8<-- [start:losses]
 def generator_loss(critic: FeatureExtractor, x: Tensor, y: Tensor) -> Tensor:
     """Reconstruction, the game, and the features of every layer but the logits."""
     critic.requires_grad_(False)  # the gradient goes through the critic, not into it
@@ -82,6 +83,7 @@ def critic_loss(critic: FeatureExtractor, x: Tensor, y: Tensor) -> Tensor:
     return LOSS.discriminator(logits(x), logits(y.detach())) + PENALTY(logits, x)
 
 
+# --8<-- [end:losses]
 def train(images: Tensor, steps: int, adversarial: bool, seed: int) -> Generator:
     """A generator, trained by the mean error alone or with the game."""
     torch.manual_seed(seed)
