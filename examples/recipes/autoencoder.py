@@ -5,8 +5,8 @@
 Esser, Rombach and Ommer, "Taming Transformers for High-Resolution Image Synthesis", 2021,
 arXiv:2012.09841. A digit is four codes out of eight, so 12 bits, and much has to be made up. The
 adversarial loss starts when the reconstruction has settled, and weighs 0.8 times as much as the
-reconstruction in the gradient of the decoder's last layer. R1 is not VQGAN's: the images are so few
-that without it the discriminator learns them by heart.
+reconstruction in the gradient of the decoder's last layer. R1 is not VQGAN's: the images are few,
+and without it the game gained nothing.
 """
 
 import torch
