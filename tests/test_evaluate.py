@@ -49,6 +49,31 @@ def test_ring_has_eight_distinct_modes_at_unit_distance(examples):
     torch.testing.assert_close(distance, torch.tensor(2 * math.sin(math.pi / 8)))
 
 
+@pytest.mark.parametrize(("name", "n"), [("ring", 8), ("grid", 25)])
+def test_metrics_of_modes_equal_the_loop_over_the_definition(examples, name, n):
+    # Half from the mixture, unevenly, and half from a wider one.
+    samples = examples.data.mixture(name, 400, generator())
+    samples = samples[samples[:, 0] > -0.5]
+    samples = torch.cat(
+        [samples, samples + 0.02 * torch.randn(samples.shape, generator=generator())]
+    )
+    means, std = examples.data.modes(name)
+    counts = [0] * n
+    for x in samples.tolist():
+        distances = [math.dist(x, mean) for mean in means.tolist()]
+        if min(distances) <= 3 * std:
+            counts[distances.index(min(distances))] += 1
+    good = sum(counts)
+    divergence = sum(c / good * math.log(c / good * n) for c in counts if c)
+    assert examples.evaluate.mode_metrics(name, samples) == {
+        "modes": sum(c > 0 for c in counts),
+        "high_quality": pytest.approx(good / len(samples)),
+        "reverse_kl": pytest.approx(divergence, rel=1e-5),
+    }
+    assert good < len(samples)
+    assert 0 in counts
+
+
 def test_collapsed_sampler_finds_one_mode_and_has_the_largest_divergence(examples):
     means, _ = examples.data.modes("ring")
     metrics = examples.evaluate.mode_metrics("ring", means[:1].expand(100, 2))

@@ -19,10 +19,10 @@ PAGES = Path(__file__).parents[1] / "docs" / "recipes"
 @pytest.fixture(scope="module")
 def recipes(examples):
     """The recipes by name; they are scripts, and import each other and the other examples."""
-    folder = str(examples.folder / "recipes")
-    sys.path.insert(0, folder)
+    before = sys.path[:]
+    sys.path.insert(0, str(examples.folder / "recipes"))
     yield {name: importlib.import_module(name) for name in NAMES}
-    sys.path.remove(folder)
+    sys.path[:] = before  # without what the recipes add, too
     for name in NAMES:
         del sys.modules[name]
 
