@@ -60,17 +60,39 @@ class RandomNumbers:
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint. Whoever reads sees the old one or the new one, never a part."""
+    """Write a checkpoint, and keep the one before it.
+
+    At every moment there is a whole one: the file itself or, while the new one takes its place, that of
+    `previous`. A disk that is full leaves both as they are.
+    """
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch stumbles over what the system has refused
+        temporary.unlink(missing_ok=True)
+        error = error.__context__ if isinstance(error.__context__, OSError) else error
+        last = f"{path} still has an earlier one" if path.exists() else "there is none yet"
+        raise UsageError(
+            f"the checkpoint of step {state['step']} cannot be written ({error}): {last}; make room, "
+            "and go on with --resume"
+        ) from error
+    if path.exists():
+        path.replace(previous(path))
     temporary.replace(path)
+
+
+def previous(path: Path) -> Path:
+    """The checkpoint before the one in this file."""
+    return path.with_suffix(".previous.pt")
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint of tensors and plain values; it can run no code."""
+    if not path.is_file() and previous(path).is_file():
+        path = previous(path)  # a process was killed while it put the new one in place
     if not path.is_file():
         raise UsageError(f"{path} is not there, so there is no run to go on with; check the folder")
     try:
@@ -87,9 +109,14 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 def damaged(path: Path, error: Exception) -> UsageError:
     """The error of a checkpoint that does not hold what it should."""
     reason = str(error).strip().partition("\n")[0]
+    remedy = "put back a copy of it"
+    if previous(path).is_file():
+        remedy = (
+            f"rename {previous(path).name}, the one before it, to {path.name} and go on from there"
+        )
     return UsageError(
-        f"{path} is damaged ({type(error).__name__}: {reason}); "
-        "put back a copy of it, or start a new run with another --out"
+        f"{path} is damaged ({type(error).__name__}: {reason}); {remedy}, or start a new run with "
+        "another --out"
     )
 
 

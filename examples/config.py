@@ -1,8 +1,16 @@
 """What a config file of the trainer may hold."""
 
+import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from data import DataConfig
 from gan_blocks import AuxiliarySpec, ConstraintSpec, LossSpec, NetworkSpec, PenaltySpec
@@ -11,7 +19,6 @@ from gan_blocks.types import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Probability,
 )
 from reading import OptimizerSpec
 
@@ -31,6 +38,18 @@ class Auxiliary(BaseModel, extra="forbid", strict=True):
     weight: NonNegativeFloat = 1.0
 
 
+class Average(BaseModel, extra="forbid", strict=True, frozen=True):
+    """The moving average of the generator's weights.
+
+    Args:
+        half_life: In samples.
+        rampup: In the beginning the half-life is this part of the samples so far.
+    """
+
+    half_life: PositiveFloat
+    rampup: PositiveFloat | None = None
+
+
 class Config(BaseModel):
     """What a config file may hold. A block is a table such as `{block = "HingeLoss"}`.
 
@@ -39,12 +58,19 @@ class Config(BaseModel):
             `my_blocks.py` are then named `my_blocks/Class`.
         adversarial_weight: Factor of the loss in the generator's step; with 0 the auxiliary terms
             alone train it.
+        batch_size: Samples of a batch, over all processes.
+        accumulate: In how many parts a batch goes through the networks, to save memory. Blocks that
+            look at the whole batch see a part of it.
         critic_steps: Steps of the discriminator for each one of the generator.
         reuse_fakes: Whether the generator's step takes the samples of the discriminator's last step
             instead of drawing new ones, which saves a forward of the generator.
         clip_gradient: Largest norm of the gradient of each side; a longer one is shortened to it.
         precision: `bfloat16` is mixed precision: weights, losses and penalties stay in float32.
-        ema: Decay of the average of the generator's weights that samples are drawn with.
+        compile: Whether torch compiles both networks, which takes a minute in the first step. Penalties
+            run the discriminator as it was written.
+        ema: The average of the generator's weights that samples are drawn with, such as
+            `{half_life = 20_000}`. A number is the decay of a step, which is turned into a half-life at
+            this batch size; 0 is no average.
         log_every: Steps between two lines of the log; likewise for samples and checkpoints.
     """
 
@@ -63,11 +89,13 @@ class Config(BaseModel):
     plugins: list[str] = []
     steps: PositiveInt
     batch_size: PositiveInt = 128
+    accumulate: PositiveInt = 1
     critic_steps: PositiveInt = 1
     reuse_fakes: bool = False
     clip_gradient: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    ema: Probability = 0.0
+    compile: bool = False
+    ema: Average | None = None
     seed: NonNegativeInt = 0
     log_every: PositiveInt = 50
     sample_every: PositiveInt = 1000
@@ -79,3 +107,29 @@ class Config(BaseModel):
         if "latent_dim" not in spec:
             raise ValueError("needs an argument latent_dim, the length of its latent vectors")
         return spec
+
+    @field_validator("ema", mode="before")
+    @classmethod
+    def _in_samples(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, int | float):
+            return value
+        if not 0 <= value < 1:
+            raise ValueError(f"a decay should lie in [0, 1), got {value}")
+        batch_size = info.data.get("batch_size", 1)
+        half_life = batch_size * math.log(0.5) / math.log(value) if value else 0
+        return {"half_life": half_life, "rampup": None} if half_life else None
+
+    @model_validator(mode="after")
+    def _one_number_of_classes(self) -> "Config":
+        counts = [spec.get("num_classes", 0) for spec in (self.generator, self.discriminator)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"the generator has {counts[0]} classes and the discriminator {counts[1]}; give both "
+                "the same num_classes, or choose networks that take classes"
+            )
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the networks; 0 if they take no labels."""
+        return self.generator.get("num_classes", 0)

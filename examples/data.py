@@ -139,16 +139,21 @@ class _Images(TensorDataset):
 class _Order(Sampler[list[int]]):
     """Indices of batch after batch. Batch k depends on the seed and on k only."""
 
-    def __init__(self, n: int, batch_size: int, seed: int, start: int) -> None:
+    def __init__(
+        self, n: int, batch_size: int, seed: int, start: int, process: tuple[int, int], parts: int
+    ) -> None:
         self.n, self.batch_size, self.seed, self.start = n, batch_size, seed, start
+        self.process, self.parts = process, parts
 
     def __iter__(self) -> Iterator[list[int]]:
         per_epoch = self.n // self.batch_size
+        rank, count = self.process
         k = self.start
         while True:
             epoch, i = divmod(k, per_epoch)
             order = _permutation(self.n, self.seed, epoch)
-            yield order[i * self.batch_size : (i + 1) * self.batch_size].tolist()
+            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
+            yield batch.view(self.parts, count, -1)[:, rank].flatten().tolist()
             k += 1
 
 
@@ -159,8 +164,35 @@ def _permutation(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(base + epoch))
 
 
+def check_classes(config: DataConfig, dataset: Any, num_classes: int) -> None:
+    """Refuse networks whose classes are not those of the data; without classes they fit any data."""
+    if isinstance(dataset, TensorDataset):
+        count = int(dataset.tensors[1].max()) + 1 if len(dataset.tensors) > 1 else 0
+    else:
+        count = len(dataset.classes)
+    if num_classes not in (0, count):
+        what = f"{count} classes" if count else "no labels"
+        raise UsageError(
+            f"num_classes: the networks have {num_classes} classes and {config.name} has {what}; set "
+            f"num_classes = {count} in generator and discriminator"
+        )
+
+
 def batches(dataset: Any, batch_size: int, seed: int, start: int = 0) -> Iterator[Tensor]:
-    """Batches without end, each epoch in an order of its own.
+    """The samples of `items`, whole batches of them."""
+    for sample, *_ in items(dataset, batch_size, seed, start):
+        yield sample
+
+
+def items(
+    dataset: Any,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    process: tuple[int, int] = (0, 1),
+    parts: int = 1,
+) -> Iterator[list[Tensor]]:
+    """Batches without end of samples and whatever comes with them, each epoch in an order of its own.
 
     The position in the data is the number of batches drawn, so a run that is resumed passes it as
     `start` and sees what it would have seen.
@@ -170,17 +202,23 @@ def batches(dataset: Any, batch_size: int, seed: int, start: int = 0) -> Iterato
         batch_size: Samples of a batch; what an epoch leaves over is dropped.
         seed: The order.
         start: How many batches to skip.
+        process: The number of this process, and how many share each batch.
+        parts: How many parts of a batch follow each other; the processes share each part.
     """
     if len(dataset) < batch_size:
         raise UsageError(
             f"batch_size: {batch_size} is more than the {len(dataset)} samples there are; lower it"
         )
-    order = _Order(len(dataset), batch_size, seed, start)
+    if batch_size % (process[1] * parts):
+        raise UsageError(
+            f"batch_size: {batch_size} cannot be shared by {process[1]} processes in {parts} parts; "
+            f"make it a multiple of {process[1] * parts}"
+        )
+    order = _Order(len(dataset), batch_size, seed, start, process, parts)
     # A generator of the loader's own, since creating one draws from torch's global generator.
     own = torch.Generator()
     if isinstance(dataset, TensorDataset):
         loader = DataLoader(dataset, sampler=order, batch_size=None, generator=own)
     else:
         loader = DataLoader(dataset, batch_sampler=order, generator=own)
-    for sample, *_ in loader:
-        yield sample
+    yield from loader

@@ -91,7 +91,7 @@ def train(config: Config) -> tuple[Trainer, float]:
     """The trainer after its last step, and the milliseconds of processor time that a step took."""
     trainer = Trainer(config, CONFIGS, torch.device("cpu"))
     trainer.check()
-    batches = data.batches(trainer.dataset, config.batch_size, config.seed)
+    batches = trainer.batches()
     start = time.process_time()  # not that of the clock, which other programs stretch
     while trainer.step < config.steps:
         trainer.train_step([next(batches)])

@@ -6,19 +6,25 @@ Nothing here is about GANs. Each error says where it is and what to do.
 import difflib
 import importlib.util
 import json
+import os
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 from pydantic import AfterValidator, BaseModel, ValidationError
 from torch import nn
 
 import gan_blocks
 from data import UsageError
 from gan_blocks.presets import OptimizerSettings
+from watch import Collapsed
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -194,13 +200,30 @@ def _keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device that is asked for; else the accelerator if there is one, else the CPU."""
-    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    """The device that is asked for; else the one that Accelerate has for this process."""
     try:
-        return torch.zeros(1, device=name or found).device
+        return torch.zeros(1, device=name).device if name else Accelerator().device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"--device {name} cannot be used ({reason}); leave it out") from error
+
+
+def make_accelerator(device: torch.device, precision: str) -> Accelerator:
+    """What runs a trainer on a device, and on several processes where they were launched."""
+    # Settings are those of the process, in which an earlier trainer may have had others.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    # The blocks take the statistics of the whole batch, so their buffers agree by themselves.
+    parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
+    mixed = "bf16" if precision == "bfloat16" else "no"
+    # Said of the weights of a convolution of one channel, whose layouts are all the same.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    alone = {} if "LOCAL_RANK" in os.environ else {"accelerate_torch_device": str(device)}
+    try:
+        with patch_environment(**alone):
+            cpu = device.type == "cpu"
+            return Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=[parallel])
+    except ValueError as error:
+        raise UsageError(f"precision: {precision} cannot be used on {device}: {error}") from error
 
 
 def exit_status(command: str, body: Callable[[], None]) -> int:
@@ -210,7 +233,7 @@ def exit_status(command: str, body: Callable[[], None]) -> int:
     except (UsageError, OSError) as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, Collapsed) as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -2,25 +2,26 @@
 
     python examples/train.py examples/configs/digits.toml
     python examples/train.py examples/configs/digits.toml --resume
+    accelerate launch --cpu --num_processes 2 examples/train.py examples/configs/digits.toml
 
-Read `config.py` for what a file may hold, `Trainer` for how a GAN is trained, and `run` for what is
-written around it. A run lies in one folder: `checkpoint.pt`, `log.jsonl`, `tensorboard/`,
-`samples/`, `curves.png` and `metrics.json`.
+Read `config.py` for what a file may hold, `steps.py` for what each side computes in a step, `Trainer`
+for how a GAN is trained, and `run` for what is written around it. A run lies in one folder:
+`checkpoint.pt`, `log.jsonl`, `tensorboard/`, `samples/`, `curves.png` and `metrics.json`.
 """
 
 import argparse
 import copy
 import json
 import sys
-from collections.abc import Callable
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 import checkpoint
 import data
@@ -30,27 +31,24 @@ import reading
 from config import Config
 from data import UsageError
 from evaluate import evaluate_run, evaluation_mode
-from gan_blocks import FeatureExtractor, VirtualBatchNorm, WithReference
+from gan_blocks import EMA, FeatureExtractor, VirtualBatchNorm, WithReference, distributed
 from gan_blocks.presets import OptimizerSettings
-from gan_blocks.types import Logits
 from reading import make_optimizer
+from record import Record
+from steps import (
+    Batch,
+    CriticStep,
+    GeneratorStep,
+    Terms,
+    channels_last,
+    frozen,
+    needs_real_logits,
+    realness,
+)
+from watch import Watch, check_finite
 
 Values = dict[str, float]
 """What a step has to tell, by name."""
-
-
-def realness(logits: Logits) -> float:
-    """The mean probability of being real."""
-    parts = [logits] if isinstance(logits, Tensor) else logits
-    return torch.cat([part.detach().flatten() for part in parts]).sigmoid().mean().item()
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    """The network with the weights of two-dimensional convolutions in their faster layout."""
-    for weight in network.parameters():
-        if weight.dim() == 4:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return network
 
 
 class Trainer:
@@ -58,30 +56,21 @@ class Trainer:
 
     def __init__(self, config: Config, folder: Path, device: torch.device) -> None:
         self.config, self.folder, self.device, self.step = config, folder, device, 0
+        self.accelerator = reading.make_accelerator(device, config.precision)
+        self.is_main = self.accelerator.is_main_process
         self.dataset = data.load(config.data, folder, config.seed)
-        self.random = checkpoint.RandomNumbers(config.seed, device)
+        self.random, self.watch = checkpoint.RandomNumbers(config.seed, device), Watch(config)
         build = gan_blocks.build
-        self.generator, self.critic = (
-            self.with_reference(channels_last(network), inputs)
-            for network, inputs in (
-                (build(config.generator, device=device), self.latents),
-                (build(config.discriminator, device=device), self.first_samples),
-            )
-        )
+        self.generator = channels_last(build(config.generator, device=device))
+        self.critic = channels_last(build(config.discriminator, device=device))
+        self.generator, self.critic = map(self.with_reference, (self.generator, self.critic))
         self.loss = build(config.loss, device=device)
         self.penalties = [build(spec, device=device) for spec in config.penalties]
         self.auxiliary = [build(item.term, device=device) for item in config.auxiliary]
         self.constraint = build(config.constraint) if config.constraint else None
         if self.constraint:
             self.constraint(self.critic)
-        average = get_ema_multi_avg_fn(config.ema)
-        self.ema = AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
-        self.g_optimizer = make_optimizer(config.generator_optimizer, self.generator.parameters())
-        self.d_optimizer = make_optimizer(config.discriminator_optimizer, self.critic.parameters())
-        self.settings = (
-            (OptimizerSettings(config.generator_optimizer), self.g_optimizer),
-            (OptimizerSettings(config.discriminator_optimizer), self.d_optimizer),
-        )
+        self.ema = EMA(self.generator, **config.ema.model_dump()) if config.ema else None
         # What the network itself has frozen stays frozen.
         self.critic_weights = [p for p in self.critic.parameters() if p.requires_grad]
         # In one forward the critic's logits, under the empty name, and the features of the terms.
@@ -92,51 +81,92 @@ class Trainer:
             self.features = FeatureExtractor(self.critic, list(names))
         except ValueError as error:
             raise UsageError(f"auxiliary.layers: {error}") from error
-        self.needs_real_logits = self._loss_needs_real_logits()
+        self._prepare()
+        for network in (self.generator, self.critic) if config.compile else ():
+            network.compile()  # last, since the average is a copy
 
-    def _loss_needs_real_logits(self) -> bool:
-        """Whether the generator's side of the loss does not go without them."""
-        try:
-            copy.deepcopy(self.loss).generator(torch.zeros(2, device=self.device))
-        except Exception:  # whatever the loss of a plugin raises
-            return True
-        return False
+    def _prepare(self) -> None:
+        """Hand each side's step and optimiser to Accelerate."""
+        config = self.config
+        critic = (self.critic, self.generator, self.loss, self.penalties, self.random.draws)
+        generator = (self.generator, self.features, self.loss, config.adversarial_weight)
+        weights = (item.weight for item in config.auxiliary)
+        terms = list(zip(self.auxiliary, self.layers, weights, strict=True))
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            # Accelerate has no other name yet for the setting that torch calls deprecated.
+            prepared = self.accelerator.prepare(
+                CriticStep(*critic, keeps_graph=config.reuse_fakes),
+                GeneratorStep(*generator, terms, needs_real_logits(self.loss, self.device)),
+                make_optimizer(config.discriminator_optimizer, self.critic.parameters()),
+                make_optimizer(config.generator_optimizer, self.generator.parameters()),
+            )
+        self.d_side, self.g_side, self.d_optimizer, self.g_optimizer = prepared
+        self.settings = (
+            (OptimizerSettings(config.generator_optimizer), self.g_optimizer),
+            (OptimizerSettings(config.discriminator_optimizer), self.d_optimizer),
+        )
 
-    def with_reference(self, network: nn.Module, inputs: Callable[[int], Tensor]) -> nn.Module:
+    def with_reference(self, network: nn.Module) -> nn.Module:
         """The network, with a reference batch if its virtual batch norm needs one."""
-        if any(isinstance(module, VirtualBatchNorm) for module in network.modules()):
-            return WithReference(network, inputs(self.config.batch_size))
-        return network
+        if not any(isinstance(module, VirtualBatchNorm) for module in network.modules()):
+            return network
+        x, *labels = self.first_samples(self.config.batch_size)
+        if network is self.generator:
+            with distributed.local():  # the whole batch on every process
+                x = self.latents(len(x))
+        return WithReference(network, (x, *labels))
 
-    def first_samples(self, n: int) -> Tensor:
+    def batches(self) -> Iterator[Batch]:
+        """This process's part of batch after batch, without end, from the step that the run is at."""
+        config, start = self.config, self.step * self.config.critic_steps
+        process = (self.accelerator.process_index, self.accelerator.num_processes)
+        shares = (process, config.accumulate)
+        for item in data.items(self.dataset, config.batch_size, config.seed, start, *shares):
+            yield self._batch(item)
+
+    def _batch(self, item: list[Tensor]) -> Batch:
+        """What the networks take of an item of the data: labels only if they have classes."""
+        return tuple(x.to(self.device) for x in item[: 2 if self.config.num_classes else 1])
+
+    def first_samples(self, n: int) -> Batch:
         """The first batch of the data."""
-        return next(data.batches(self.dataset, n, self.config.seed)).to(self.device)
+        return self._batch(next(data.items(self.dataset, n, self.config.seed)))
 
     def latents(self, n: int, seed: int | None = None) -> Tensor:
         """Latent vectors: the next ones, or those of a seed, which leave the others as they are."""
-        draws = self.random.draws
+        draws, parts = self.random.draws, self.config.accumulate
         if seed is not None:
-            draws = torch.Generator(self.device).manual_seed(seed)
-        shape = (n, self.config.generator["latent_dim"])
-        return torch.randn(shape, generator=draws, device=self.device)
+            draws, parts = torch.Generator(self.device).manual_seed(seed), 1
+        shape = (n // parts, self.config.generator["latent_dim"])
+        drawn = [distributed.draw(torch.randn, shape, self.device, draws) for _ in range(parts)]
+        return torch.cat(drawn)
 
-    def sample(self, n: int, seed: int) -> Tensor:
-        """Samples of the averaged generator, always the same for a seed."""
-        with evaluation_mode(self.ema):
-            return torch.cat([self.ema(z) for z in self.latents(n, seed).split(500)])
+    def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
+        """Samples of the averaged generator, always the same for a seed; of this process alone.
+
+        Without labels the classes follow each other in rows, as a picture shows them.
+        """
+        averaged = self.ema.module if self.ema else self.generator
+        if self.config.num_classes and labels is None:
+            labels = torch.arange(n, device=self.device) // plots.SIDE % self.config.num_classes
+        with evaluation_mode(averaged), distributed.local():
+            inputs = (self.latents(n, seed), *([] if labels is None else [labels]))
+            parts = zip(*(x.split(500) for x in inputs), strict=True)
+            return torch.cat([averaged(*part) for part in parts])
 
     @torch.no_grad()
-    def judge(self, z: Tensor) -> float:
+    def judge(self, z: Tensor, *labels: Tensor) -> float:
         """D(G(z)) as the networks are now."""
-        return realness(self.critic(self.generator(z)))
+        return self._mean(realness(self.critic(self.generator(z, *labels), *labels))).item()
 
     def check(self) -> None:
         """Refuse networks that do not fit together or do not fit the data."""
-        real = self.first_samples(self.config.batch_size)[:2]
+        data.check_classes(self.config.data, self.dataset, self.config.num_classes)
+        real, *labels = (x[:2] for x in self.first_samples(self.config.batch_size))
         try:
-            fake = self.sample(len(real), seed=0)
+            fake = self.sample(len(real), 0, *labels)
             with evaluation_mode(self.critic):
-                of_real, of_fake = self.features(real), self.features(fake)
+                of_real, of_fake = self.features(real, *labels), self.features(fake, *labels)
             # Copies, since a loss or a term may keep a state.
             copy.deepcopy(self.loss).discriminator(of_real[""], of_fake[""])
             for term, names in zip(copy.deepcopy(self.auxiliary), self.layers, strict=True):
@@ -150,90 +180,81 @@ class Trainer:
             shapes = f"{tuple(fake.shape[1:])} and the data is {tuple(real.shape[1:])}"
             raise UsageError(f"generator: it makes samples of shape {shapes}; make them one shape")
 
-    def autocast(self) -> torch.autocast:
-        """The precision of the networks."""
-        mixed = self.config.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
-
-    def descend(self, optimizer: torch.optim.Optimizer, terms: list[tuple[str, Tensor]]) -> Values:
-        """One step down the sum of the terms, all of which have to be finite."""
-        total = torch.stack([value for _, value in terms]).sum()
+    def descend(
+        self, name: str, side: nn.Module, optimizer: Any, parts: list[tuple[Any, ...]]
+    ) -> tuple[Values, list[Any]]:
+        """One step down the mean over the parts of a side's terms, all of which have to be finite."""
         optimizer.zero_grad()
-        total.backward()
+        told, rest, terms, more = list[Tensor](), [], Terms(), Terms()
+        for i, inputs in enumerate(parts):
+            # The gradients of the processes meet once, with the last part.
+            together = i + 1 == len(parts)
+            with nullcontext() if together else self.accelerator.no_sync(side):
+                terms, more, *other = side(*inputs)
+                total = torch.stack(list(terms.values())).sum()
+                self.accelerator.backward(total / len(parts))
+            told.append(torch.stack([*terms.values(), *more.values(), total]).detach())
+            rest += other
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
-        for name, value in [*terms, ("the gradient's norm", norm)]:
-            if not torch.isfinite(value):
-                raise FloatingPointError(
-                    f"step {self.step + 1}: {name} is {value.item()}; the last checkpoint is kept. "
-                    "Try a lower learning rate, a penalty on the discriminator, or another loss"
-                )
+        means = self._mean(torch.stack(told).mean(0))
+        names = [*terms, *more, f"{name}_loss", "the gradient's norm"]
+        values = dict(zip(names, [*means.tolist(), norm.item()], strict=True))
+        check_finite(self.step + 1, values, [*terms, "the gradient's norm"])
         if self.config.clip_gradient:
             nn.utils.clip_grads_with_norm_(weights, self.config.clip_gradient, norm)
         optimizer.step()
-        return {"loss": total.item(), "gradient": norm.item()}
+        values[f"{name}_gradient"] = values.pop("the gradient's norm")
+        return {key: values[key] for key in values if key not in terms}, rest
 
-    def critic_step(self, real: Tensor, z: Tensor) -> tuple[Values, Tensor]:
-        """One step of the critic: its loss and all penalties, in one backward pass."""
-        with self.autocast():
-            with torch.set_grad_enabled(self.config.reuse_fakes):
-                fake = self.generator(z)
-            # Detached, since the critic's loss is none of the generator's business.
-            real_logits, fake_logits = self.critic(real), self.critic(fake.detach())
-            loss = self.loss.discriminator(real_logits, fake_logits)
-            terms = [("the discriminator's loss", loss)]
-            for penalty in self.penalties:
-                draws = self.random.draws
-                value = penalty(self.critic, real, fake.detach(), generator=draws)
-                terms.append((f"the penalty {penalty}", value))
-        step = self.descend(self.d_optimizer, terms)
+    def _mean(self, x: Tensor) -> Tensor:
+        """The mean over all processes."""
+        return self.accelerator.reduce(x, "mean")  # type: ignore[return-value]
+
+    def parts_of(self, real: Batch, *others: Tensor) -> list[tuple[Any, ...]]:
+        """The batch and what belongs to its samples in the parts that follow each other."""
+        k = self.config.accumulate
+        reals = zip(*(x.chunk(k) for x in real), strict=True)
+        return list(zip(reals, *(x.chunk(k) for x in others), strict=True))
+
+    def critic_step(self, real: Batch, z: Tensor) -> tuple[Values, list[Tensor]]:
+        """One step of the critic: its loss and all penalties, in one backward pass for each part.
+
+        What the generator made comes with the values.
+        """
+        parts = self.parts_of(real, z)
+        values, fakes = self.descend("d", self.d_side, self.d_optimizer, parts)
         if self.constraint:
             self.constraint(self.critic)  # after the step, or the step would break it
-        return {f"d_{name}": value for name, value in step.items()} | {
-            "d_real": realness(real_logits)
-        }, fake
+        return values, fakes
 
-    def generator_step(self, real: Tensor, fake: Tensor) -> Values:
+    def generator_step(self, real: Batch, z: Tensor, fakes: list[Tensor] | None = None) -> Values:
         """One step of the generator. The gradient goes through the critic, not into it."""
-        for weight in self.critic_weights:
-            weight.requires_grad_(False)
-        with self.autocast():
-            seen, of_real = self.features(fake), dict[str, Tensor]()
-            if self.needs_real_logits or self.auxiliary:
-                with torch.no_grad():  # what relativistic losses and auxiliary terms compare with
-                    of_real = self.features(real)
-            real_logits = of_real[""] if self.needs_real_logits else None
-            loss = self.loss.generator(seen[""], real_logits)
-            terms = [("the generator's loss", self.config.adversarial_weight * loss)]
-            for i, item in enumerate(self.config.auxiliary):
-                compared = [self.auxiliary[i](of_real[x], seen[x]) for x in self.layers[i]]
-                value = item.weight * torch.stack(compared).sum()
-                terms.append((f"the term {self.auxiliary[i]}", value))
-        step = self.descend(self.g_optimizer, terms)
-        self.ema.update_parameters(self.generator)
-        for weight in self.critic_weights:
-            weight.requires_grad_(True)
-        return {f"g_{name}": value for name, value in step.items()} | {
-            "d_fake_before": realness(seen[""])
-        }
+        parts = self.parts_of(real, z)
+        if fakes:
+            parts = [(*part, fake) for part, fake in zip(parts, fakes, strict=True)]
+        with frozen(self.critic_weights):
+            values, _ = self.descend("g", self.g_side, self.g_optimizer, parts)
+        if self.ema:
+            self.ema.update(self.generator, self.config.batch_size)
+        return values
 
-    def train_step(self, reals: list[Tensor]) -> Values:
+    def train_step(self, reals: list[Batch]) -> Values:
         """One step of the generator after those of the critic, one for each batch."""
-        n = self.config.batch_size
+        n = len(reals[0][0])
         for settings, optimizer in self.settings:
             settings.update(optimizer, self.step)
         for real in reals[:-1]:
             self.critic_step(real, self.latents(n))
         z = self.latents(n)
-        values, fake = self.critic_step(reals[-1], z)
+        values, fakes = self.critic_step(reals[-1], z)
         if not self.config.reuse_fakes:
-            z = self.latents(n)
-            with self.autocast():
-                fake = self.generator(z)
-        values |= self.generator_step(reals[-1], fake)
+            z, fakes = self.latents(n), None
+        values |= self.generator_step(reals[-1], z, fakes)
         self.step += 1
+        self.watch.step(self.step, values)
         if self.step % self.config.log_every == 0:
-            values["d_fake_after"] = self.judge(z)
+            values["d_fake_after"] = self.judge(z, *reals[-1][1:])
         return values
 
     def parts(self) -> dict[str, Any]:
@@ -283,41 +304,19 @@ def restore(
 
 def run(config: Config, folder: Path, out: Path, device: torch.device, resume: bool) -> Trainer:
     """Train from the start or from the last checkpoint."""
-    if not resume and out.exists() and any(out.iterdir()):
+    # What a run has left that was killed before its first checkpoint does not count.
+    if not resume and out.exists() and any(p.suffix != ".tmp" for p in out.iterdir()):
         raise UsageError(f"{out} already holds a run: add --resume, or choose another --out")
     trainer = restore(out, device, config, folder) if resume else Trainer(config, folder, device)
-    start = trainer.step
-    batches = data.batches(
-        trainer.dataset, config.batch_size, config.seed, start * config.critic_steps
-    )
     if not resume:
         trainer.check()
-        (out / "samples").mkdir(parents=True, exist_ok=True)
-        checkpoint.save(trainer.state_dict(), out / "checkpoint.pt")
-    checkpoint.cut_log(out / "log.jsonl", start)
-    with (
-        (out / "log.jsonl").open("a", encoding="utf-8") as log,
-        SummaryWriter(out / "tensorboard", purge_step=start + 1 if resume else None) as board,
-        tqdm(total=config.steps, initial=start, unit="step", disable=None) as bar,
-    ):
+    batches = trainer.batches()
+    with Record(trainer, out) if trainer.is_main else nullcontext() as record:
         while trainer.step < config.steps:
-            reals = [next(batches).to(device) for _ in range(config.critic_steps)]
-            values = trainer.train_step(reals)
-            bar.update()
-            step, last = trainer.step, trainer.step == config.steps
-            if step % config.log_every == 0:
-                log.write(json.dumps({"step": step} | values) + "\n")
-                for name, value in values.items():
-                    board.add_scalar(name, value, step)
-                bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
-            if step % config.sample_every == 0 or last:
-                log.flush()
-                shown = trainer.sample(plots.COUNT, seed=config.seed)
-                plots.samples(shown, out / "samples" / f"{step:07}.png")
-                plots.curves(checkpoint.read_log(out / "log.jsonl"), out / "curves.png")
-            if step % config.checkpoint_every == 0 or last:
-                log.flush()  # first, so that the log is never behind the checkpoint
-                checkpoint.save(trainer.state_dict(), out / "checkpoint.pt")
+            start = time.perf_counter()
+            values = trainer.train_step([next(batches) for _ in range(config.critic_steps)])
+            if record:
+                record.step(values, time.perf_counter() - start)
     return trainer
 
 
@@ -339,8 +338,10 @@ def main(arguments: list[str] | None = None) -> int:
         config = reading.read_config(Config, options.config, options.settings)
         device = reading.choose_device(options.device)
         trainer = run(config, options.config.parent, out, device, options.resume)
-        print(json.dumps(evaluate_run(trainer, out), indent=2))
-        print(f"The samples are in {out / 'samples'}, the loss curves in {out / 'curves.png'}.")
+        if trainer.is_main:
+            print(json.dumps(evaluate_run(trainer, out), indent=2))
+            print(f"The samples are in {out / 'samples'}, the loss curves in {out / 'curves.png'}.")
+        trainer.accelerator.end_training()
 
     return reading.exit_status("train.py", train)
 

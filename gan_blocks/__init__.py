@@ -74,6 +74,7 @@ from gan_blocks.errors import (
     GanBlocksError,
     InvalidArgumentsError,
     PluginError,
+    RenamedWarning,
     UnknownBlockError,
     UnknownPresetError,
 )
@@ -166,6 +167,7 @@ __all__ = [
     "R3GANGenerator",
     "RelativisticAverageLoss",
     "RelativisticLoss",
+    "RenamedWarning",
     "ResNetDiscriminator",
     "ResNetGenerator",
     "ResidualDown2d",

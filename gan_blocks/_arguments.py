@@ -3,6 +3,8 @@
 import difflib
 import numbers
 import reprlib
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType, NoneType, UnionType
@@ -12,7 +14,12 @@ from pydantic import BeforeValidator, Strict, ValidationError
 from pydantic.types import AllowInfNan
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
-from gan_blocks.errors import InvalidArgumentsError, Problem, UnknownBlockError
+from gan_blocks.errors import (
+    InvalidArgumentsError,
+    Problem,
+    RenamedWarning,
+    UnknownBlockError,
+)
 from gan_blocks.types import AdversarialLoss, Constraint, Divergence, Kind, Penalty, Schedule
 
 PROTOCOLS: dict[type, Kind] = {
@@ -60,6 +67,17 @@ def shown(value: Any, limit: int = 60) -> str:
     except Exception:
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def tell_renamed(message: str) -> None:
+    """Warn, at the line of the caller outside of this library and of pydantic."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"{message}; the former name will not work for ever", RenamedWarning, level)
+
+
+_INSIDE = ("gan_blocks", "pydantic", "pydantic_core")
 
 
 def complaint(message: str) -> PydanticCustomError:

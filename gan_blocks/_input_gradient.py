@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks._logits import sub_critics
-from gan_blocks._math import at_least_float32
+from gan_blocks.precision import at_least_float32
 from gan_blocks.types import Critic, Logits
 
 _NAME = "the critic's output"

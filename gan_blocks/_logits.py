@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_blocks._math import at_least_float32, softplus
+from gan_blocks._math import softplus
+from gan_blocks.precision import at_least_float32
 from gan_blocks.types import Combine, Comparison, Logits
 
 

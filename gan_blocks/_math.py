@@ -1,14 +1,14 @@
 """Helpers that two or more blocks share."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from math import inf, isfinite
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal
+
+from gan_blocks.precision import at_least_float32
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -31,43 +31,6 @@ def inverse_log_softplus(s: Tensor) -> Tensor:
     low = s < -30
     y = torch.where(low, 0, s).exp()
     return torch.where(low, s, y + (-torch.expm1(-y)).log())
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay."""
-    if not x.is_floating_point():
-        raise TypeError(f"floating-point numbers are needed, got {x.dtype}; scale images first")
-    return x.float() if x.dtype.itemsize < 4 else x
-
-
-def kept_wide(before: Tensor, after: Tensor) -> Tensor:
-    """A buffer as a cast of its module left it, but in float32 where that is half precision."""
-    if after.dtype.itemsize >= 4 or before.is_meta:
-        return after
-    return before.to(after.device, torch.float32)
-
-
-def drawn(
-    distribution: Callable[..., Tensor],
-    shape: Sequence[int],
-    device: torch.device,
-    generator: torch.Generator | None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Numbers from `torch.rand` or `torch.randn`.
-
-    In float32 whatever the samples are, so that every precision sees the same numbers. With sizes that
-    change the compiler takes no generator, not even None.
-    """
-    given = {} if generator is None else {"generator": generator}
-    return distribution(shape, device=device, dtype=dtype, **given)
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Within it, operations on the device of x keep the dtypes they are given."""
-    device = x.device.type
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def f_divergence(

@@ -15,7 +15,7 @@ wherever their page says that they see the batch of all processes.
 The parts may differ in size, except in a compiled graph, which takes them to be equal.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -24,10 +24,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gan_blocks._math import at_least_float32
+from gan_blocks.precision import at_least_float32
 
 _group: ContextVar[Any] = ContextVar("process group", default=None)
 """A process group, None for the default one, or "local"."""
+_draws: ContextVar[torch.Generator | None] = ContextVar("random numbers", default=None)
+"""What draws in a thread that stands for a process; None for torch's own generator."""
 
 
 @contextmanager
@@ -124,8 +126,7 @@ def place_in_batch(x: Tensor) -> tuple[int, int]:
     """Where this process's part of the batch begins, and the size of the whole batch."""
     if process_count() == 1:
         return 0, len(x)
-    group = _group.get()
-    rank = dist.get_rank() if group is None else group.rank()
+    group, rank = _group.get(), _rank()
     if torch.compiler.is_compiling():
         # A graph has no room for sizes that are not known before it runs.
         return rank * len(x), process_count() * len(x)
@@ -133,6 +134,43 @@ def place_in_batch(x: Tensor) -> tuple[int, int]:
     sizes[rank] = len(x)
     sizes = _summed(sizes, group).tolist()
     return sum(sizes[:rank]), sum(sizes)
+
+
+def draw(
+    distribution: Callable[..., Tensor],
+    shape: Sequence[int],
+    device: torch.device,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Random numbers for this process's part of the batch.
+
+    They are drawn for the whole batch, and this process keeps its part: processes that were seeded alike
+    draw what one process would, each a different part of it, and processes that were seeded differently
+    draw independently. No process waits for another, so the parts are taken to be equal in size.
+
+    In float32 whatever the samples are, so that every precision sees the same numbers.
+
+    Args:
+        distribution: `torch.rand` or `torch.randn`.
+        shape: Of the part; the batch is its first dimension.
+        device: Where the numbers are drawn.
+        generator: Draws them; torch's own for the device if left out.
+        dtype: Of the numbers.
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(4, 3)
+        >>> noise = draw(torch.randn, x.shape, x.device, torch.Generator().manual_seed(0))
+    """
+    # With sizes that change the compiler takes no generator, not even None.
+    generator = _draws.get() if generator is None else generator
+    given = {} if generator is None else {"generator": generator}
+    count, (n, *rest) = process_count(), shape
+    if count == 1:
+        return distribution(shape, device=device, dtype=dtype, **given)
+    whole = distribution((count * n, *rest), device=device, dtype=dtype, **given)
+    return whole[_rank() * n :][:n]
 
 
 def mean(x: Tensor, dim: int | None = None) -> Tensor:
@@ -149,6 +187,11 @@ def mean(x: Tensor, dim: int | None = None) -> Tensor:
     count = total.new_full((1,), x.numel() / max(total.numel(), 1))
     sums = all_reduce(torch.cat([total.flatten(), count]))
     return (sums[:-1].view_as(total) / sums[-1]).to(x.dtype)
+
+
+def _rank() -> int:
+    group = _group.get()
+    return dist.get_rank() if group is None else group.rank()
 
 
 def _summed(x: Tensor, group: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every error that the library raises about blocks, specs and plugins.
+"""Every error and warning that the library raises about blocks, specs and plugins.
 
 Wrong tensors given to a built block raise the usual ``ValueError`` or ``TypeError``.
 """
@@ -65,6 +65,10 @@ class InvalidArgumentsError(GanBlocksError, ValueError):
 
     def __reduce__(self):
         return type(self), (self.name, self.problems)
+
+
+class RenamedWarning(FutureWarning):
+    """A spec or a call uses a former name of a block or of an argument, which still works."""
 
 
 class PluginError(GanBlocksError):

@@ -18,8 +18,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from gan_blocks import _arguments
-from gan_blocks._arguments import did_you_mean, shown
+from gan_blocks import _arguments, _schema
+from gan_blocks._arguments import did_you_mean, shown, tell_renamed
 from gan_blocks._installed import Origin
 from gan_blocks._plugins import BUILTIN, KINDS, PluginInfo, Plugins, check_kind, is_name, misfit
 from gan_blocks.errors import InvalidArgumentsError, PluginError, Problem, UnknownBlockError
@@ -46,6 +46,13 @@ class Entry:
     @property
     def blueprint(self) -> Blueprint:
         return cast(Blueprint, blueprint(self.cls))
+
+    @property
+    def former_names(self) -> tuple[str, ...]:
+        """What specs may call it too, with a warning."""
+        prefix = self.name.rpartition("/")[0]
+        full = [n if "/" in n or not prefix else f"{prefix}/{n}" for n in self.blueprint.formerly]
+        return tuple(dict.fromkeys(full))
 
     @property
     def summary(self) -> str:
@@ -157,6 +164,12 @@ class Registry:
                     f"plugin {plugin!r} has {cls.__name__} as {entries[name].kind} and as {kind}"
                 )
             entries[name] = Entry(name, kind, cls, plugin)
+        taken = set(entries)
+        for entry in entries.values():
+            for former in entry.former_names:
+                if former in taken:
+                    raise PluginError(f"plugin {plugin!r} has two blocks for the name {former!r}")
+                taken.add(former)
         if plugin != BUILTIN:
             for entry in entries.values():
                 entry.check()
@@ -232,7 +245,7 @@ class Registry:
         plugin = name.partition("/")[0] if "/" in name else BUILTIN
         if name not in self._entries and plugin in self._plugins.installed():
             self._load(plugin)
-        entry = self._entries.get(name)
+        entry = self._entries.get(name) or self._formerly(name, plugin)
         if entry is None:
             raise UnknownBlockError(self._why_unknown(name, plugin, kind), name)
         if kind not in (None, entry.kind):
@@ -242,6 +255,17 @@ class Registry:
                 name,
             )
         return entry
+
+    def _formerly(self, name: str, plugin: str) -> Entry | None:
+        """The block that had this name before; nobody takes names of a plugin that is there."""
+        there = plugin in self._plugins.infos
+        if not there:
+            self.plugins(load=True)
+        for entry in self._entries.values():
+            if name in entry.former_names and (not there or entry.plugin == plugin):
+                tell_renamed(f"{name!r} is called {entry.name!r} now")
+                return entry
+        return None
 
     def _why_unknown(self, name: str, plugin: str, kind: Kind | None) -> str:
         info = self._plugins.infos.get(plugin)
@@ -370,34 +394,26 @@ class Registry:
             return value
         return self.to_spec(value)
 
-    def json_schema(self, kind: Kind) -> dict[str, Any]:
-        """JSON Schema (draft 2020-12) of all specs of a kind, for editors and validators."""
-        definitions: dict[str, Any] = {}
-        pending: list[Kind] = [kind]
-        check_kind(kind)
-        while pending:
-            current = pending.pop()
-            if current in definitions:
-                continue
-            definitions[current] = {"oneOf": []}
-            for entry in self.list(current):
-                schema: dict[str, Any] = entry.schema()
-                schema |= {"title": entry.name, "description": entry.summary}
-                properties: dict[str, Any] = {"block": {"const": entry.name}}
-                for name, field in schema.get("properties", {}).items():
-                    nested = field.pop("x-gan-blocks-kind", None)
-                    if nested:
-                        field["$ref"] = f"#/$defs/{nested}"
-                        pending.append(nested)
-                    properties[name] = field
-                schema["properties"] = properties
-                schema["required"] = ["block", *schema.get("required", [])]
-                definitions[current]["oneOf"].append(schema)
-        return {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "$ref": f"#/$defs/{kind}",
-            "$defs": definitions,
-        }
+    def json_schema(self, what: "Kind | type | None" = None) -> dict[str, Any]:
+        """JSON Schema (draft 2020-12) of specs, for editors and validators.
+
+        Args:
+            what: A kind; or a pydantic model with fields such as `LossSpec`, for a whole config; all
+                kinds if left out.
+
+        Example:
+            >>> from pydantic import BaseModel
+            >>> from gan_blocks import LossSpec, registry
+            >>> class Config(BaseModel):
+            ...     loss: LossSpec
+            >>> registry.json_schema(Config)["properties"]["loss"]["$ref"]
+            '#/$defs/loss'
+        """
+        if isinstance(what, type):
+            document = what.model_json_schema()  # type: ignore[attr-defined]
+            return _schema.with_blocks(document, self.list)
+        check_kind(what)
+        return _schema.of_specs((what,) if what else KINDS, self.list)
 
 
 registry = Registry()

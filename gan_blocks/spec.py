@@ -15,7 +15,7 @@ import pydantic
 from pydantic import Field, ValidationError
 from torch import nn
 
-from gan_blocks._arguments import field_type, problems_of
+from gan_blocks._arguments import field_type, problems_of, tell_renamed
 from gan_blocks.errors import InvalidArgumentsError, Problem
 
 _OPTIONS = ("device", "dtype")
@@ -53,19 +53,29 @@ class Blueprint:
     Args:
         cls: The class.
         capabilities: What it promises.
+        formerly: Names that it had before.
+        renamed: Names that its arguments had before, each with the one of now.
 
     Attributes:
         parameters: The arguments of the spec in order.
         options: Which of ``device`` and ``dtype`` the constructor takes.
     """
 
-    def __init__(self, cls: type, capabilities: Capabilities) -> None:
+    def __init__(
+        self,
+        cls: type,
+        capabilities: Capabilities,
+        formerly: Sequence[str] = (),
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
         if not cls.__dictoffset__:
             raise TypeError(
                 f"{cls.__name__} has __slots__ and no place for the record of arguments"
             )
         self.cls = cls
         self.capabilities = capabilities
+        self.formerly = (formerly,) if isinstance(formerly, str) else tuple(formerly)
+        self.renamed = dict(renamed or {})
         owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
         # A constructor inherited from a block is that block's own, without its checks.
         parent = blueprint(owner)
@@ -89,6 +99,22 @@ class Blueprint:
                 self.types[name] = field_type(hints[name])
             except TypeError as error:
                 raise TypeError(f"{cls.__name__}: {name}: {error}") from None
+        self._check_former_names()
+
+    def _check_former_names(self) -> None:
+        for name in self.formerly:
+            own = [part.isidentifier() for part in str(name).split("/")]
+            if name == self.cls.__name__ or len(own) > 2 or not own[-1]:
+                raise TypeError(
+                    f"{self.cls.__name__}: formerly should hold names of classes, or plugin/Class, that "
+                    f"this block had before, got {name!r}"
+                )
+        for old, new in self.renamed.items():
+            if new not in self.parameters or old in self.parameters or old == "block":
+                raise TypeError(
+                    f"{self.cls.__name__}: renamed should lead from a name that no argument has to one "
+                    f"that an argument has, got {old!r}: {new!r}"
+                )
 
     @functools.cached_property
     def model(self) -> "type[pydantic.BaseModel]":
@@ -122,12 +148,24 @@ class Blueprint:
         Raises:
             InvalidArgumentsError: With every problem and its place.
         """
+        arguments = self._by_names_of_now(arguments)
         try:
-            valid = self.model.model_validate(dict(arguments), context=context)
+            valid = self.model.model_validate(arguments, context=context)
         except ValidationError as error:
             problems = problems_of(error, list(self.parameters))
             raise InvalidArgumentsError(self.cls.__name__, problems) from None
         return {name: getattr(valid, f"argument_{name}") for name in self.parameters}
+
+    def _by_names_of_now(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        result = dict(arguments)
+        for old in [name for name in result if name in self.renamed]:
+            new = self.renamed[old]
+            if new in result:
+                problem = Problem((old,), f"is the former name of {new}, which is given too")
+                raise InvalidArgumentsError(self.cls.__name__, [problem])
+            tell_renamed(f"the argument {old} of {self.cls.__name__} is called {new} now")
+            result[new] = result.pop(old)
+        return result
 
     def construct(self, instance: Any, arguments: dict[str, Any], **options: Any) -> None:
         """Initialise an instance from checked arguments, and record them."""
@@ -170,10 +208,19 @@ def block(
     distributed: bool = False,
     batch_dependent: bool = False,
     dtypes: tuple[str, ...] = ("float32", "float64"),
+    formerly: Sequence[str] = (),
+    renamed: Mapping[str, str] | None = None,
 ) -> Callable[[T], T]: ...
 
 
-def block(cls: type | None = None, /, **capabilities: Any) -> Any:
+def block(
+    cls: type | None = None,
+    /,
+    *,
+    formerly: Sequence[str] = (),
+    renamed: Mapping[str, str] | None = None,
+    **capabilities: Any,
+) -> Any:
     """Make a class a block: its calls are checked, its arguments recorded, its promises stated.
 
     A constructor takes only what a config file can hold: numbers, strings, bools, small tuples,
@@ -184,6 +231,10 @@ def block(cls: type | None = None, /, **capabilities: Any) -> Any:
     Args:
         cls: The class, when used without parentheses.
         **capabilities: Fields of [`Capabilities`][gan_blocks.spec.Capabilities].
+        formerly: Names that the class had before, `"OldName"`, or `"oldplugin/OldName"` if the plugin
+            was called otherwise. Specs with such a name still load, with a
+            [`RenamedWarning`][gan_blocks.RenamedWarning].
+        renamed: Names that arguments had before, `{"old": "new"}`; likewise, in calls too.
 
     Example:
         >>> from torch import nn
@@ -204,12 +255,13 @@ def block(cls: type | None = None, /, **capabilities: Any) -> Any:
         argument; did you mean factor?
     """
     if cls is None:
-        return functools.partial(_decorate, capabilities=Capabilities(**capabilities))
-    return _decorate(cls, Capabilities())
+        promises = Capabilities(**capabilities)
+        return lambda cls: _decorate(Blueprint(cls, promises, formerly, renamed))
+    return _decorate(Blueprint(cls, Capabilities()))
 
 
-def _decorate(cls: type, capabilities: Capabilities) -> type:
-    plan = Blueprint(cls, capabilities)
+def _decorate(plan: Blueprint) -> type:
+    cls = plan.cls
 
     @functools.wraps(plan.initialise)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:

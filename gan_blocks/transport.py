@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gan_blocks._math import at_least_float32
+from gan_blocks.precision import at_least_float32
 
 LARGEST = 250_000
 """Of the number of pairs that the linear program takes on."""

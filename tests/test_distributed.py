@@ -192,3 +192,25 @@ def test_initialisation_by_data_ends_the_same_on_all_processes():
     for layer in on_processes(step):
         torch.testing.assert_close(layer.log_scale, alone.log_scale)
         torch.testing.assert_close(layer.bias, alone.bias)
+
+
+@pytest.mark.parametrize("distribution", [torch.rand, torch.randn])
+def test_draws_of_processes_seeded_alike_are_the_parts_of_one_draw(distribution):
+    def step(rank, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        first = distributed.draw(distribution, (4, 3), torch.device("cpu"), generator)
+        return first, distributed.draw(distribution, (2,), torch.device("cpu"), generator)
+
+    generator = torch.Generator().manual_seed(0)
+    whole = distribution((12, 3), generator=generator), distribution((6,), generator=generator)
+    for parts, wanted in zip(zip(*on_processes(step, 3), strict=True), whole, strict=True):
+        torch.testing.assert_close(torch.cat(parts), wanted, rtol=0, atol=0)
+
+
+def test_draws_of_processes_seeded_differently_are_independent():
+    def step(rank):
+        generator = torch.Generator().manual_seed(rank)
+        return distributed.draw(torch.randn, (20_000,), torch.device("cpu"), generator)
+
+    first, second = on_processes(step)
+    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.03

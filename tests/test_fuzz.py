@@ -6,11 +6,19 @@ import os
 import time
 
 import jsonschema
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gan_blocks import InvalidArgumentsError, UnknownBlockError, registry, to_spec
+from gan_blocks import (
+    InvalidArgumentsError,
+    LossSpec,
+    PenaltySpec,
+    UnknownBlockError,
+    registry,
+    to_spec,
+)
 from gan_blocks.registry import KINDS
 from gan_blocks.testing.strategies import broken_specs, specs
 
@@ -121,3 +129,37 @@ def test_schema_accepts_and_refuses_what_build_does(kind, data):
         assert accepted, spec
     elif accepted:
         assert is_relation(result), (spec, result)
+
+
+def test_schema_of_a_config_marks_the_wrong_place_and_nothing_else():
+    class Config(pydantic.BaseModel):
+        loss: LossSpec
+        penalties: list[PenaltySpec] = []
+
+    validator = jsonschema.Draft202012Validator(registry.json_schema(Config))
+    config = {
+        "loss": {"block": "FDivergenceLoss", "divergence": {"block": "KLL"}},
+        "penalties": [
+            {"block": "R1Penalty", "gamma": 1},
+            {"block": "Lazy", "every": 4, "penalty": {"block": "R1Penalty", "gama": 1}},
+            {"block": "GradientPenalty", "target": -1},
+        ],
+    }
+    leaves = []
+    pending = list(validator.iter_errors(config))
+    while pending:
+        error = pending.pop()
+        pending += error.context or ()
+        leaves += [] if error.context else [(tuple(error.absolute_path), error.validator)]
+    assert set(leaves) == {
+        (("loss", "divergence", "block"), "enum"),
+        (("penalties", 1, "penalty"), "additionalProperties"),
+        (("penalties", 2, "target"), "minimum"),
+    }
+
+
+def test_schema_of_all_kinds_takes_a_spec_of_each_and_no_other():
+    validator = jsonschema.Draft202012Validator(registry.json_schema())
+    assert all(validator.is_valid({"block": name}) for name in ("KL", "HingeLoss", "R1Penalty"))
+    assert not validator.is_valid({"block": "KL", "x": 1})
+    assert not validator.is_valid({"block": "Unknown"})

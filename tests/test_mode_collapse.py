@@ -68,7 +68,7 @@ def test_variant_differs_from_plain_in_its_remedies_only(collapse, name, variant
 def test_plain_game_has_no_remedy(collapse, name):
     config = collapse.config_of(name, "plain", seed=0, steps=None)
     assert (config.penalties, config.constraint, config.auxiliary) == ([], None, [])
-    assert (config.adversarial_weight, config.critic_steps, config.ema) == (1, 1, 0)
+    assert (config.adversarial_weight, config.critic_steps, config.ema) == (1, 1, None)
     assert config.loss["block"] == "NonSaturatingLoss"
     assert config.loss.get("real_target", 1) == 1
     assert (

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32
 from gan_blocks.distributed import all_reduce, process_count
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, PositiveFloat
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32
 from gan_blocks.distributed import mean
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS
 

@@ -1,19 +1,18 @@
 """The gradient balancer of EnCodec."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gan_blocks._math import at_least_float32, kept_wide
 from gan_blocks.distributed import all_reduce, mean, process_count
+from gan_blocks.precision import WideBuffers, at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, DecayRate, PositiveFloat
 
 
 @block(autocast=True, distributed=True, dtypes=ALL_FLOATS)
-class GradientBalancer(nn.Module):
+class GradientBalancer(WideBuffers):
     r"""Gives each loss a fixed share of the gradient that reaches the generator's output.
 
     With the gradient $g_i = \partial \ell_i / \partial \hat x$ of each loss by the output $\hat x$
@@ -60,6 +59,8 @@ class GradientBalancer(nn.Module):
 
     sums: Tensor
     counts: Tensor
+
+    wide_buffers = ("sums", "counts")  # sums of thousands of steps
 
     def __init__(
         self,
@@ -132,13 +133,6 @@ class GradientBalancer(nn.Module):
         if self.training:
             self.sums[at], self.counts[at] = sums, counts
         return torch.where(counts > 0, sums / counts, norms)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        # An average of thousands of steps does not fit into half precision.
-        sums, counts = self.sums, self.counts
-        super()._apply(fn, recurse)
-        self.sums, self.counts = kept_wide(sums, self.sums), kept_wide(counts, self.counts)
-        return self
 
 
 def _gradient(name: str, loss: Tensor, output: Tensor) -> Tensor:

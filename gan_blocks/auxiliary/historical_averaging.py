@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks._logits import combined
-from gan_blocks._math import at_least_float32
 from gan_blocks.distributed import mean
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, NonNegativeFloat, PositiveFloat
 
@@ -71,7 +71,7 @@ class LayerwiseFeatureMatchingLoss(nn.Module):
     Reference:
         Wang et al., "High-Resolution Image Synthesis and Semantic Manipulation with Conditional
         GANs" (pix2pixHD), 2018, arXiv:1711.11585, equation 4; Kong et al., "HiFi-GAN", 2020,
-        arXiv:2010.05646, section 2.3; Defossez et al., "High Fidelity Neural Audio Compression"
+        arXiv:2010.05646, section 2.4; Defossez et al., "High Fidelity Neural Audio Compression"
         (EnCodec), 2022, arXiv:2210.13438, equation 2.
     """
 

@@ -1,19 +1,19 @@
 """The LeCam regulariser."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gan_blocks._logits import combined, pairs_of_critics
-from gan_blocks._math import kept_wide
 from gan_blocks.distributed import mean
+from gan_blocks.precision import WideBuffers
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, DecayRate, Logits, NonNegativeFloat, PositiveInt
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
-class LeCamRegularizer(nn.Module):
+class LeCamRegularizer(WideBuffers):
     r"""Holds a discriminator's logits near what it said of the other side, for few images.
 
     With moving averages $\alpha_R$, $\alpha_F$ of the mean logits on real and on generated samples,
@@ -56,6 +56,8 @@ class LeCamRegularizer(nn.Module):
 
     sums: Tensor
     count: Tensor
+
+    wide_buffers = ("sums", "count")  # a moving average stands still in half precision
 
     def __init__(
         self,
@@ -108,10 +110,3 @@ class LeCamRegularizer(nn.Module):
             self.count.copy_(torch.where(finite, count, self.count))
         averages = self.sums / torch.where(self.count > 0, self.count, 1)
         return torch.where(self.count > 0, averages.to(means.dtype), means)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        # A moving average stands still in half precision.
-        sums, count = self.sums, self.count
-        super()._apply(fn, recurse)
-        self.sums, self.count = kept_wide(sums, self.sums), kept_wide(count, self.count)
-        return self

@@ -1,19 +1,20 @@
 """Path length regularisation of a style-based generator."""
 
 import math
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gan_blocks._math import at_least_float32, drawn, kept_wide
-from gan_blocks.distributed import mean
+from gan_blocks.distributed import draw, mean
+from gan_blocks.precision import WideBuffers, at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import DecayRate, NonNegativeFloat
 
 
-@block(double_backward=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
-class PathLengthPenalty(nn.Module):
+@block(
+    double_backward=True, autocast=True, distributed=True, dtypes=("bfloat16", "float32", "float64")
+)
+class PathLengthPenalty(WideBuffers):
     r"""Asks for images that change by the same amount wherever and however their style changes.
 
     With the Jacobian $J_w = \partial G(w) / \partial w$ and random images $y$ whose pixels are
@@ -57,6 +58,8 @@ class PathLengthPenalty(nn.Module):
 
     average: Tensor
 
+    wide_buffers = ("average",)  # a moving average stands still in half precision
+
     def __init__(
         self,
         weight: NonNegativeFloat = 2.0,
@@ -92,7 +95,7 @@ class PathLengthPenalty(nn.Module):
                 f"{tuple(images.shape)} and {tuple(w.shape)}"
             )
         wide = at_least_float32(images)
-        noise = drawn(torch.randn, images.shape, images.device, generator).to(wide.dtype)
+        noise = draw(torch.randn, images.shape, images.device, generator).to(wide.dtype)
         y = noise / math.sqrt(images[0, 0].numel())
         gradient = None
         if images.requires_grad and w.requires_grad:
@@ -117,10 +120,3 @@ class PathLengthPenalty(nn.Module):
             # A step that overflows, as under a gradient scaler, leaves no trace.
             self.average.copy_(torch.where(new.isfinite(), new, self.average))
         return self.average.to(lengths.dtype, copy=True)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        # A moving average stands still in half precision.
-        average = self.average
-        super()._apply(fn, recurse)
-        self.average = kept_wide(average, self.average)
-        return self

@@ -279,9 +279,9 @@ def _as_cases(offered: Any, where: str) -> "list[Case]":
 
 
 def _results(blocks: list[Entry], cases: "list[Case]", only: list[str] | None) -> Iterator[Result]:
-    from gan_blocks.testing.checks import _CHECKS
+    from gan_blocks.testing import CHECKS
 
-    wanted = list(_CHECKS)
+    wanted = list(CHECKS)
     for name in only or ():
         if name not in wanted:
             raise _Wrong(f"there is no check {name!r}{did_you_mean(name, wanted)}")
@@ -306,7 +306,8 @@ def _of_case(case: "Case", wanted: list[str]) -> Iterator[Result]:
         if each in apply:
             yield Result(block, name, each, *_outcome(case, each))
         else:
-            yield Result(block, name, each, "skip", _why_not(each))
+            reason = case.without.get(each) or _why_not(each)
+            yield Result(block, name, each, "skip", reason)
 
 
 def _outcome(case: "Case", name: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from gan_blocks.cli._app import (
     stop,
 )
 from gan_blocks.cli.list import block_as_dict, origin
-from gan_blocks.errors import GanBlocksError
+from gan_blocks.errors import GanBlocksError, RenamedWarning
 from gan_blocks.registry import Entry, registry
 
 
@@ -31,7 +32,7 @@ def show(
 ) -> None:
     """Show one block: its arguments with limits, what it promises, and its documentation."""
     try:
-        with quiet():
+        with quiet(), warnings.catch_warnings(action="ignore", category=RenamedWarning):
             entry = registry.find(name)
     except GanBlocksError as error:
         stop(error)
@@ -40,6 +41,7 @@ def show(
         print_json(
             block_as_dict(entry, plugin)
             | {
+                "formerly": list(entry.former_names),
                 "signature": signature(entry),
                 "arguments": arguments(entry),
                 "capabilities": entry.blueprint.capabilities.as_dict(),
@@ -57,6 +59,10 @@ def show(
     for argument, limits in arguments(entry).items():
         out.print(f"  {argument}: {limits}")
     out.print(f"\n  promises: {', '.join(promises(entry)) or 'nothing'}")
+    if entry.former_names:
+        out.print(f"  formerly: {', '.join(entry.former_names)}")
+    for old, new in entry.blueprint.renamed.items():
+        out.print(f"  formerly: {old} for {new}")
     if plugin.changed:
         out.print(f"  its package changes {', '.join(plugin.changed)}; that was put back")
     # The terminal wraps what is too long, so that formulas and code can be copied.

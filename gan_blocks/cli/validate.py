@@ -1,5 +1,6 @@
 """`gan-blocks validate`: whether the specs in a file can be built."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
@@ -17,17 +18,23 @@ from gan_blocks.cli._app import (
     stop,
 )
 from gan_blocks.cli._documents import Finding, Key, NoReader, Unreadable, read
-from gan_blocks.errors import GanBlocksError, InvalidArgumentsError, UnknownBlockError
+from gan_blocks.errors import (
+    GanBlocksError,
+    InvalidArgumentsError,
+    RenamedWarning,
+    UnknownBlockError,
+)
 from gan_blocks.registry import registry
 from gan_blocks.types import Kind
 
 
 class Report(NamedTuple):
-    """How many specs a file has, and what is wrong."""
+    """How many specs a file has, what is wrong, and which names are old."""
 
     file: Path
     specs: int
     findings: list[Finding]
+    notes: list[Finding]
 
 
 def validate(
@@ -59,8 +66,8 @@ def validate(
         print_json({"ok": ok, "files": [_as_dict(report) for report in reports]})
     else:
         out = console()
-        for file, specs, findings in reports:
-            for (line, column), path, message in findings:
+        for file, specs, findings, notes in reports:
+            for (line, column), path, message in sorted([*findings, *notes], key=lambda f: f.place):
                 where = ".".join(map(str, path))
                 text = f"{where}: {message}" if where else message
                 # The terminal wraps it, so that editors find the place.
@@ -76,14 +83,19 @@ def _report(file: Path, kind: Kind | None) -> Report:
     try:
         document = read(file)
     except Unreadable as error:
-        return Report(file, 0, [Finding(error.place, (), str(error))])
+        return Report(file, 0, [Finding(error.place, (), str(error))], [])
     specs = list(_specs(document.value))
-    findings = list(document.findings)
+    findings, notes = list(document.findings), []
     for path, spec in specs:
-        for key, message in _problems(spec, path, kind):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", RenamedWarning)
+            problems = list(_problems(spec, path, kind))
+        old = [str(w.message) for w in caught if issubclass(w.category, RenamedWarning)]
+        notes += [Finding(document.place(path), path, message) for message in dict.fromkeys(old)]
+        for key, message in problems:
             hint = _yaml_hint(document.value, key) if file.suffix in (".yaml", ".yml") else ""
             findings.append(Finding(document.place(key), key, message + hint))
-    return Report(file, len(specs), sorted(findings, key=lambda finding: finding.place))
+    return Report(file, len(specs), sorted(findings, key=lambda finding: finding.place), notes)
 
 
 def _specs(document: Any) -> Iterator[tuple[Key, Mapping[str, Any]]]:
@@ -139,8 +151,11 @@ def _count(number: int, noun: str) -> str:
 
 
 def _as_dict(report: Report) -> dict[str, Any]:
-    problems = [
-        {"line": place.line, "column": place.column, "path": list(path), "message": message}
-        for place, path, message in report.findings
-    ]
-    return {"file": str(report.file), "specs": report.specs, "problems": problems}
+    problems, notes = (
+        [
+            {"line": place.line, "column": place.column, "path": list(path), "message": message}
+            for place, path, message in found
+        ]
+        for found in (report.findings, report.notes)
+    )
+    return {"file": str(report.file), "specs": report.specs, "problems": problems, "notes": notes}

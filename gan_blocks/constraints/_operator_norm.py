@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
-from gan_blocks._math import at_least_float32, kept_wide, without_autocast
 from gan_blocks.constraints._maps import is_transposed
+from gan_blocks.precision import WideBuffers, at_least_float32, without_autocast
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -22,7 +22,7 @@ _START, _VECTORS = 50, 8
 """Iterations before the first use, on so many vectors at once."""
 
 
-class OperatorNorm(nn.Module):
+class OperatorNorm(WideBuffers):
     r"""Divides a convolution's weight by the norm of the convolution.
 
     $A_W$ is the convolution of a map of one size without its offset, with padding, stride, dilation and
@@ -33,6 +33,8 @@ class OperatorNorm(nn.Module):
     """
 
     u: Tensor
+
+    wide_buffers = ("u",)
 
     def __init__(
         self, layer: Any, shape: tuple[int, ...], n_power_iterations: int, eps: float
@@ -142,12 +144,6 @@ class OperatorNorm(nn.Module):
                 vectors = torch.linalg.qr(images.T).Q.T.unflatten(1, shape)
             _, _, vh = torch.linalg.svd(self.map(vectors, weight).flatten(1).T, full_matrices=False)
         self.u.copy_((vh[:1] @ vectors.flatten(1)).view_as(self.u))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "OperatorNorm":
-        before = self.u
-        super()._apply(fn, recurse)
-        self.u = kept_wide(before, self.u)
-        return self
 
 
 def _of_usual_size(weight: Tensor) -> Tensor:

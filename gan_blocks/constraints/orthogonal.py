@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from gan_blocks._math import at_least_float32
 from gan_blocks.constraints._maps import is_convolution, is_transposed, linear_maps
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32
 from gan_blocks.distributed import all_reduce, process_count
 from gan_blocks.lipschitz import batch_norm_norm, lipschitz_rule
+from gan_blocks.precision import at_least_float32
 
 
 class _OverProcesses:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_blocks._labels import checked_labels
+from gan_blocks.labels import checked_labels
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt, Probability

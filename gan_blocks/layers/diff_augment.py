@@ -5,14 +5,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32, drawn
+from gan_blocks.distributed import draw
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Probability
 
 Augmentation = Literal["color", "translation", "cutout"]
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class DiffAugment(nn.Module):
     r"""Augments real and generated images before the discriminator, with gradient to the generator.
 
@@ -70,7 +71,7 @@ class DiffAugment(nn.Module):
 
         They hold for images of any size; `generator` draws them, torch's own if left out.
         """
-        return drawn(torch.rand, (len(x), 7), x.device, generator)
+        return draw(torch.rand, (len(x), 7), x.device, generator)
 
     def forward(
         self, x: Tensor, draw: Tensor | None = None, *, generator: torch.Generator | None = None

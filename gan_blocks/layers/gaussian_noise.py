@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import drawn
+from gan_blocks.distributed import draw
 from gan_blocks.lipschitz import lipschitz_rule
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, NonNegativeFloat, NonNegativeInt
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class GaussianNoise(nn.Module):
     r"""Adds noise to what a discriminator sees, while it trains.
 
@@ -84,7 +84,7 @@ class GaussianNoise(nn.Module):
             raise TypeError(f"GaussianNoise takes floating-point samples, got {x.dtype}")
         if not self.training:
             return x
-        noise = drawn(torch.randn, x.shape, x.device, generator, x.dtype)
+        noise = draw(torch.randn, x.shape, x.device, generator, x.dtype)
         return x + self.current_std(x.dtype) * noise
 
 

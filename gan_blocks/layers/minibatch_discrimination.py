@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32
 from gan_blocks.distributed import all_gather, local, place_in_batch
 from gan_blocks.layers._similarity import similarity_sums
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveInt
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._labels import checked_labels
+from gan_blocks.labels import checked_labels
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveInt
 

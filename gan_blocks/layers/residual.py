@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_blocks._labels import labels_for
+from gan_blocks.labels import labels_for
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.conditional_batch_norm import ConditionalBatchNorm2d
 from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_blocks._math import at_least_float32, without_autocast
+from gan_blocks.precision import at_least_float32, without_autocast
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveInt
 

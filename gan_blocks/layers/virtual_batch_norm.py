@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from gan_blocks._math import at_least_float32, kept_wide
+from gan_blocks.precision import WideBuffers, at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt
 
@@ -28,7 +28,7 @@ class _Statistics(NamedTuple):
     distributed=True,
     dtypes=("bfloat16", "float32", "float64"),
 )
-class VirtualBatchNorm(nn.Module):
+class VirtualBatchNorm(WideBuffers):
     r"""Normalises each sample by the statistics of a fixed reference batch united with itself.
 
     With a reference batch of $n$ samples and $c = 1/(n+1)$, the sample $x$ is normalised per channel by
@@ -74,6 +74,8 @@ class VirtualBatchNorm(nn.Module):
 
     frozen: Tensor | None
     frozen_sizes: Tensor | None
+
+    wide_buffers = ("frozen",)  # of large features
 
     def __init__(
         self,
@@ -127,14 +129,6 @@ class VirtualBatchNorm(nn.Module):
             )
         scale = torch.rsqrt(variance + self.eps) * self.weight
         return torch.addcmul(self.bias.view(shape), centred, scale.view(shape)).to(x.dtype)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        # Statistics of large features do not fit into half precision.
-        kept = self.frozen
-        super()._apply(fn, recurse)
-        if kept is not None and self.frozen is not None:
-            self.frozen = kept_wide(kept, self.frozen)
-        return self
 
     def _freeze(self, collected: list[_Statistics]) -> None:
         self.frozen = torch.stack([torch.stack([s.mean, s.variance]) for s in collected]).detach()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
-from gan_blocks._labels import labels_for
+from gan_blocks.labels import labels_for
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.projection_head import ProjectionHead
 from gan_blocks.layers.residual import ResidualDown2d, ResidualUp2d

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from gan_blocks._input_gradient import check_samples
 from gan_blocks._logits import combined, squared_differences
-from gan_blocks._math import at_least_float32, drawn
+from gan_blocks.distributed import draw
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Critic, Logits, NonNegativeFloat, PositiveFloat
 
@@ -20,7 +21,7 @@ class _Approximation(nn.Module):
     def perturbed(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         r"""$x + \sigma\varepsilon$, to be judged beside $x$; `generator` draws the noise."""
         check_samples(x)
-        noise = drawn(torch.randn, x.shape, x.device, generator)
+        noise = draw(torch.randn, x.shape, x.device, generator)
         wide = noise.to(at_least_float32(x).dtype)
         return x.detach() + (self.sigma * wide).to(x.dtype)
 
@@ -40,7 +41,7 @@ class _Approximation(nn.Module):
         return self.from_logits(critic(x), critic(self.perturbed(x, generator=generator)))
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class ApproximateR1Penalty(_Approximation):
     r"""R1 by finite differences, for critics that cannot be differentiated twice.
 
@@ -111,7 +112,7 @@ class ApproximateR1Penalty(_Approximation):
         return self._penalty(critic, real, generator)
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=ALL_FLOATS)
+@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
 class ApproximateR2Penalty(_Approximation):
     r"""R2 by finite differences, for critics that cannot be differentiated twice.
 

@@ -7,12 +7,19 @@ from torch import Tensor, nn
 
 from gan_blocks._input_gradient import check_samples, input_gradients
 from gan_blocks._logits import combined
-from gan_blocks._math import at_least_float32, drawn
+from gan_blocks.distributed import draw, mean
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import Combine, Critic, NonNegativeFloat
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    dtypes=("bfloat16", "float32", "float64"),
+)
 class DraganPenalty(nn.Module):
     r"""The DRAGAN penalty: gradient norms near a target around the real samples.
 
@@ -92,12 +99,13 @@ class DraganPenalty(nn.Module):
         check_samples(real)
         wide = at_least_float32(real.detach())
         if self.noise == "uniform":
-            u = drawn(torch.rand, real.shape, real.device, generator)
+            u = draw(torch.rand, real.shape, real.device, generator)
             one_each = (len(real), *[1] * (real.dim() - 1))
-            alpha = drawn(torch.rand, one_each, real.device, generator)
-            step = alpha.to(wide.dtype) * wide.std(correction=0) * u
+            alpha = draw(torch.rand, one_each, real.device, generator)
+            std = mean((wide - mean(wide)).square()).sqrt()
+            step = alpha.to(wide.dtype) * std * u
         else:
-            step = drawn(torch.randn, real.shape, real.device, generator).to(wide.dtype)
+            step = draw(torch.randn, real.shape, real.device, generator).to(wide.dtype)
         gradients = input_gradients(critic, real + (self.scale * step).to(real.dtype))
         # The norm's own derivative at 0 is 0 in torch; a root of a sum of squares gives NaN there.
         distances = [torch.linalg.vector_norm(g, dim=1) - self.target for g in gradients]

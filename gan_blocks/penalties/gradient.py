@@ -5,12 +5,18 @@ from torch import Tensor, nn
 
 from gan_blocks._input_gradient import check_samples, input_gradients
 from gan_blocks._logits import combined
-from gan_blocks._math import drawn
+from gan_blocks.distributed import draw
 from gan_blocks.spec import block
 from gan_blocks.types import Combine, Critic, NonNegativeFloat
 
 
-@block(double_backward=True, compile=True, autocast=True, dtypes=("bfloat16", "float32", "float64"))
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    dtypes=("bfloat16", "float32", "float64"),
+)
 class GradientPenalty(nn.Module):
     r"""The gradient penalty of WGAN-GP, and its one-sided form.
 
@@ -95,7 +101,7 @@ class GradientPenalty(nn.Module):
                 f"and fake {tuple(fake.shape)} need one shape"
             )
         shape = (len(real), *[1] * (real.dim() - 1))
-        epsilon = drawn(torch.rand, shape, real.device, generator).to(real.dtype)
+        epsilon = draw(torch.rand, shape, real.device, generator).to(real.dtype)
         points = epsilon * real + (1 - epsilon) * fake
         terms = [self._of_one(gradient) for gradient in input_gradients(critic, points)]
         return self.weight * combined(terms, self.combine)

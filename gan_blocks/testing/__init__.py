@@ -11,7 +11,7 @@ refused, and so on. The same kit tests the built-in blocks.
 """
 
 from gan_blocks.testing.case import Case
-from gan_blocks.testing.checks import check, names_of_checks
+from gan_blocks.testing.checks import CHECKS, check, names_of_checks
 from gan_blocks.testing.pytest import parametrize
 
-__all__ = ["Case", "check", "names_of_checks", "parametrize"]
+__all__ = ["CHECKS", "Case", "check", "names_of_checks", "parametrize"]

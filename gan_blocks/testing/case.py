@@ -1,5 +1,6 @@
 """One row of a table of cases."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,16 @@ from gan_blocks.registry import Entry, registry
 
 Make = Callable[..., Tensor]
 
+SEED = 2
+"""Of what a block draws."""
+
 
 def _call(block: Any, *inputs: Tensor) -> Tensor:
     return block(*inputs)
+
+
+def _as_code(x: Tensor) -> str:
+    return f"torch.tensor({x.tolist()}, dtype={x.dtype})"
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,11 @@ class Case:
         note: Tells the cases of one block apart in the test's name.
         expected_failures: Names of checks that must fail, each with the reason. A check that then
             passes is an error.
+        without: Names of checks to leave out, each with the reason, for instance finite differences of
+            a function with kinks.
+
+    Attributes:
+        where: The file and line where the case is written.
 
     Example:
         >>> from gan_blocks.testing import Case, check
@@ -53,6 +66,12 @@ class Case:
     detached: tuple[int, ...] = ()
     note: str = ""
     expected_failures: Mapping[str, str] = field(default_factory=dict)
+    without: Mapping[str, str] = field(default_factory=dict)
+    where: str = field(init=False, default="", compare=False)
+
+    def __post_init__(self) -> None:
+        frame = sys._getframe(2)  # behind the constructor that dataclass made
+        object.__setattr__(self, "where", f"{frame.f_code.co_filename}:{frame.f_lineno}")
 
     @property
     def name(self) -> str:
@@ -89,6 +108,33 @@ class Case:
 
         return tuple(x.to(device) for x in self.inputs(make))
 
+    def snippet(self) -> str:
+        """Lines of code that make the block and the inputs, as `block` and `inputs`."""
+        drawn: list[tuple[tuple[int, ...], Tensor]] = []
+        generator = torch.Generator().manual_seed(1)
+
+        def make(*shape: int) -> Tensor:
+            x = torch.randn(shape, generator=generator, dtype=torch.float64)
+            drawn.append((shape, x))
+            return x
+
+        lines = []
+        for given in self.inputs(make):
+            found = [shape for shape, x in drawn if x is given]
+            lines.append(f"make({', '.join(map(str, found[0]))})" if found else _as_code(given))
+        if len(drawn) != sum(line.startswith("make(") for line in lines):
+            # Something is made of a draw: the numbers themselves.
+            lines = [_as_code(x) for x in self.tensors()]
+        inputs = "".join(f"{line}, " for line in lines)
+        return (
+            "import torch\n"
+            "from gan_blocks.testing import Case\n"
+            f"case = Case({dict(self.spec)!r},\n"
+            f"    inputs=lambda make: ({inputs.rstrip()}),\n"
+            "    reference=lambda block, *inputs: block(*inputs))\n"
+            "block, inputs = case.block(dtype=torch.float64), case.tensors()\n"
+        )
+
     def run(self, block: Any, *inputs: Tensor) -> Tensor:
         """The block's result; blocks that draw random numbers draw the same ones each time."""
         return self._seeded(self.call, block, *inputs)
@@ -99,5 +145,5 @@ class Case:
 
     def _seeded(self, function: Callable[..., Tensor], block: Any, *inputs: Tensor) -> Tensor:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(2)
+            torch.manual_seed(SEED)
             return function(block, *inputs)

@@ -3,6 +3,11 @@
 In each group the first row is the baseline; the bracketed figures are ratios to the fastest.
 """
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -96,3 +101,50 @@ SPEC = {"block": "GradientPenalty", "weight": 5.0}
 @pytest.mark.benchmark(group="building a block")
 def bench_build(benchmark, make):
     benchmark(make)
+
+
+PLUGIN = """
+from torch import nn
+from gan_blocks import block, hookimpl
+
+@block
+class Layer(nn.Module):
+    def forward(self, x):
+        return x
+
+@hookimpl
+def gan_blocks_layers():
+    return [Layer]
+"""
+
+
+@pytest.fixture
+def ten_plugins(tmp_path):
+    """A folder with ten installed distributions."""
+    for i in range(10):
+        (tmp_path / f"plugin_{i}.py").write_text(PLUGIN)
+        info = tmp_path / f"plugin_{i}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plugin-{i}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[gan_blocks]\nplugin_{i} = plugin_{i}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("what", ["import torch", "gan-blocks list"])
+@pytest.mark.benchmark(group="the list of blocks with ten plugins, a process each", min_rounds=5)
+def bench_list(benchmark, ten_plugins, what):
+    command = [sys.executable, "-c", "import torch"]
+    if what != "import torch":
+        command = [str(Path(sys.executable).with_name("gan-blocks")), "list"]
+
+    def run():
+        return subprocess.run(
+            command,
+            env=os.environ | {"PYTHONPATH": str(ten_plugins)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    out = benchmark(run)
+    assert what == "import torch" or "plugin_9/Layer" in out

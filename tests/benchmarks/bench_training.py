@@ -66,5 +66,5 @@ def bench_dcgan_iteration(benchmark, examples, monkeypatch, settings):
         file = examples.folder / "configs" / "mnist_dcgan.toml"
         config = examples.reading.read_config(examples.config.Config, file, settings)
         trainer = examples.train.Trainer(config, file.parent, torch.device("cpu"))
-        step = lambda: trainer.train_step([images])  # noqa: E731
+        step = lambda: trainer.train_step([(images,)])  # noqa: E731
     benchmark.pedantic(step, warmup_rounds=2, rounds=15)

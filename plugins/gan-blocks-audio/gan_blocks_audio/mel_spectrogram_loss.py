@@ -1,6 +1,5 @@
 """The distance of mel spectrograms."""
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -8,14 +7,13 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 
 from gan_blocks import block
+from gan_blocks.precision import WideBuffers, without_autocast
 from gan_blocks.types import ALL_FLOATS, Combine, NonNegativeFloat, PositiveFloat, PositiveInt
 from gan_blocks_audio.mel import FilterNorm, MelScale, mel_filters
 from gan_blocks_audio.spectrum import (
     Padding,
     Spectrum,
     constant,
-    keeping_constants_wide,
-    without_autocast,
 )
 
 _EPSILON = 1e-9
@@ -203,10 +201,11 @@ class MelSpectrogramLoss(nn.Module):
             )
 
 
-class _MelSpectrogram(nn.Module):
+class _MelSpectrogram(WideBuffers):
     """The mel spectrogram of one window, `(..., frames, num_mels)`."""
 
     filters: Tensor
+    wide_buffers = ("filters",)
 
     def __init__(
         self, transform: Spectrum, filters: Tensor, spectrum: str, *, device: Any, dtype: Any
@@ -221,8 +220,3 @@ class _MelSpectrogram(nn.Module):
             power = self.transform(x).square().sum(-1)
             strength = power if self.power else (power + _EPSILON).sqrt()
             return strength @ self.filters.to(strength.dtype).T
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        return keeping_constants_wide(
-            self, "filters", lambda: super(_MelSpectrogram, self)._apply(fn, recurse)
-        )

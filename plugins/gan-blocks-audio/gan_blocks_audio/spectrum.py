@@ -1,17 +1,17 @@
 """The short-time Fourier transform."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from gan_blocks.precision import WideBuffers, at_least_float32, without_autocast
 
 Padding = Literal["none", "frame", "centre"]
 
 
-class Spectrum(nn.Module):
+class Spectrum(WideBuffers):
     r"""The short-time Fourier transform with a Hann window and a hop of a quarter of it.
 
     With $w_n = \sin^2(\pi n / W)$ and the hop $H = W / 4$,
@@ -33,6 +33,7 @@ class Spectrum(nn.Module):
     """
 
     window: Tensor
+    wide_buffers = ("window",)
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Spectrum(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with without_autocast(x):
-            x = x.float() if x.dtype.itemsize < 4 else x
+            x = at_least_float32(x)
             flat = x.reshape(-1, 1, x.shape[-1])
             flat = F.pad(flat, (self.padding, self.padding), "reflect") if self.padding else flat
             w = self.window.to(x.dtype)
@@ -67,31 +68,9 @@ class Spectrum(nn.Module):
             s = s.transpose(-1, -2)
             return torch.view_as_real(s.reshape(*x.shape[:-1], *s.shape[1:]))
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        return keeping_constants_wide(
-            self, "window", lambda: super(Spectrum, self)._apply(fn, recurse)
-        )
-
 
 def constant(x: Tensor, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
     """Numbers computed in float64 on the CPU, as a buffer of a module for this device and dtype."""
     dtype = torch.get_default_dtype() if dtype is None else dtype
     device = torch.get_default_device() if device is None else device
     return x.to(device, torch.float32 if dtype.itemsize < 4 else dtype)
-
-
-def keeping_constants_wide(module: nn.Module, name: str, cast: Callable[[], Any]) -> nn.Module:
-    """Cast a module, but keep a constant in float32 where it would become half precision."""
-    before = module.get_buffer(name)
-    cast()
-    after = module.get_buffer(name)
-    if after.dtype.itemsize < 4 and not before.is_meta:
-        module._buffers[name] = before.to(after.device, torch.float32)
-    return module
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """Within it, operations on the device of x keep the dtypes that they are given."""
-    device = x.device.type
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if on else nullcontext()

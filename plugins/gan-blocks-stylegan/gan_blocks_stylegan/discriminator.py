@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks import EqualizedConv2d, EqualizedLinear, MinibatchStdDev, PixelNorm, block
+from gan_blocks.labels import labels_for
 from gan_blocks.types import NonNegativeInt, PositiveInt
-from gan_blocks_stylegan.common import activated, check_labels, widths
+from gan_blocks_stylegan.common import activated, widths
 from gan_blocks_stylegan.resampling import BINOMIAL, filtered, line_of
 
 
@@ -115,10 +116,10 @@ class StyleGAN2Discriminator(nn.Module):
                 f"StyleGAN2Discriminator takes images of shape (N, "
                 f"{', '.join(map(str, self.image_shape))}), got {tuple(x.shape)}"
             )
-        check_labels(self, labels, len(x))
+        classes = labels_for(self, labels, len(x))
         y = self.blocks(activated(self.from_rgb(x)))
         y = activated(self.conv(self.std_dev(y)))
         y = self.out(activated(self.hidden(y.flatten(1))))
-        if labels is None:
+        if not classes:
             return y.squeeze(1)
-        return (y * self.norm(self.classes(labels))).sum(1) / math.sqrt(y.shape[1])
+        return (y * self.norm(self.classes(*classes))).sum(1) / math.sqrt(y.shape[1])

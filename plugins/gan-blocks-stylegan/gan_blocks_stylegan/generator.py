@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks import EqualizedLinear, block
+from gan_blocks.distributed import draw
 from gan_blocks.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability
-from gan_blocks_stylegan.common import activated, drawn, widths
+from gan_blocks_stylegan.common import activated, widths
 from gan_blocks_stylegan.mapping import MappingNetwork
 from gan_blocks_stylegan.modulation import ModulatedConv2d
 from gan_blocks_stylegan.noise import Noise, NoiseInjection
@@ -221,7 +222,9 @@ class StyleGAN2Generator(nn.Module):
         """
         w = self._for_all_layers(self.mapping(z, labels))
         if self.training and self.style_mixing:
-            other = self.mapping.map(drawn(torch.randn, z.shape, z, generator), labels)
+            other = self.mapping.map(
+                draw(torch.randn, z.shape, z.device, generator).to(z.dtype), labels
+            )
             w = self.mix(w, self._for_all_layers(other), self._crossover(z, generator))
         if psi == 1:
             return w
@@ -245,6 +248,6 @@ class StyleGAN2Generator(nn.Module):
 
     def _crossover(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
         """Uniform on 1, ..., layers - 1 with the probability of mixing, else behind the last layer."""
-        chance, place = drawn(torch.rand, (2, len(z)), z.float(), generator)
-        drawn_layer = 1 + (place * (self.num_layers - 1)).long()
-        return torch.where(chance < self.style_mixing, drawn_layer, self.num_layers)
+        chance, place = draw(torch.rand, (len(z), 2), z.device, generator).unbind(1)
+        layer = 1 + (place * (self.num_layers - 1)).long()
+        return torch.where(chance < self.style_mixing, layer, self.num_layers)

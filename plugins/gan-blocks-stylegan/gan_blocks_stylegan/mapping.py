@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks import EqualizedLinear, PixelNorm, block, distributed
+from gan_blocks.labels import labels_for
+from gan_blocks.precision import without_autocast
 from gan_blocks.types import DecayRate, NonNegativeInt, PositiveFloat, PositiveInt
-from gan_blocks_stylegan.common import activated, check_labels, without_autocast
+from gan_blocks_stylegan.common import activated
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True)
@@ -103,10 +105,9 @@ class MappingNetwork(nn.Module):
                 f"MappingNetwork takes latent vectors of shape (N, {self.latent_dim}), "
                 f"got {tuple(z.shape)}"
             )
-        check_labels(self, labels, len(z))
         x = self.norm(z.to(self.layers[0].weight.dtype))  # type: ignore[arg-type]
-        if labels is not None:
-            x = torch.cat([x, self.norm(self.classes(labels))], dim=1)
+        for each in labels_for(self, labels, len(z)):
+            x = torch.cat([x, self.norm(self.classes(each))], dim=1)
         # A small part of the work, but its rounding goes into all layers of the image.
         with without_autocast(x):
             for layer in self.layers:

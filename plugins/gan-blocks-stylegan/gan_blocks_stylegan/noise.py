@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks import block
+from gan_blocks.distributed import draw
 from gan_blocks.types import PositiveInt
-from gan_blocks_stylegan.common import drawn
 
 Noise = Literal["random", "fixed", "none"]
 """Drawn anew, the layer's own map, or none."""
@@ -106,7 +106,7 @@ class NoiseInjection(nn.Module):
 
     def _own(self, x: Tensor, noise: str, generator: torch.Generator | None) -> Tensor:
         if noise == "random":
-            return drawn(torch.randn, (len(x), 1, *x.shape[2:]), x, generator)
+            return draw(torch.randn, (len(x), 1, *x.shape[2:]), x.device, generator).to(x.dtype)
         if noise != "fixed":
             raise ValueError(
                 f'noise should be "random", "fixed", "none" or a tensor, got {noise!r}'

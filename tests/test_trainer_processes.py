@@ -1,0 +1,106 @@
+"""The trainer on two processes: it does what it does on one, with the same global batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.toml"))
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, write_mnist):
+    """What each config told: on one process, and on the first and the second of two."""
+    folder = tmp_path_factory.mktemp("two")
+    write_mnist(folder / "mnist", np.random.default_rng(0).integers(0, 256, (40, 28, 28)))
+    script = [sys.executable, str(ROOT / "tests" / "train_configs.py")]
+    files = [str(folder / "mnist"), *map(str, CONFIGS)]
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    together |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    environments = [("one", {})]
+    environments += [("two", together | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+    processes = [
+        subprocess.Popen(
+            [*script, str(folder / name), *files],
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name, environment in environments
+    ]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output[-4000:]
+    names = ("one.0", "two.0", "two.1")
+    return [json.loads((folder / name).read_text()) for name in names]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_two_processes_tell_what_one_tells(results, file):
+    one, first, second = (result[str(file)] for result in results)
+    assert first == second
+    for alone, together in zip(one, first, strict=True):
+        assert together == pytest.approx(alone, rel=1e-8, abs=1e-9)
+
+
+def test_launched_run_writes_one_log_and_one_checkpoint_and_goes_on_alone(
+    examples, tmp_path, capsys
+):
+    config, out = ROOT / "examples" / "configs" / "ring.toml", tmp_path / "out"
+    arguments = [str(config), "--out", str(out), "--set", "log_every=1", "--set", "steps=3"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--main_process_port", str(free_port()), str(examples.folder / "train.py")]
+    done = subprocess.run(
+        [*launch, *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("The samples are in") == 1
+    assert (out / "metrics.json").exists()
+
+    alone = [*arguments, "--device", "cpu"]
+    assert examples.train.main([*alone, "--resume", "--set", "steps=6"]) == 0
+    alone[2] = str(tmp_path / "alone")
+    assert examples.train.main([*alone, "--set", "steps=6"]) == 0
+    logs = [examples.checkpoint.read_log(run / "log.jsonl") for run in (out, tmp_path / "alone")]
+    assert [line["step"] for line in logs[0]] == [1, 2, 3, 4, 5, 6]
+    for ours, theirs in zip(*logs, strict=True):
+        theirs = {k: v for k, v in theirs.items() if "second" not in k}
+        assert {k: ours[k] for k in theirs} == pytest.approx(theirs, rel=1e-4)
+
+
+def test_batch_that_the_processes_cannot_share_is_refused(examples):
+    dataset = examples.data.load(examples.data.DataConfig(name="digits"), Path(), 0)
+    with pytest.raises(examples.data.UsageError, match=r"batch_size: 9 cannot be .* multiple of 2"):
+        next(examples.data.items(dataset, 9, 0, process=(0, 2)))
+
+
+def test_processes_and_parts_share_a_batch_without_rest(examples):
+    dataset = examples.data.load(examples.data.DataConfig(name="ring"), Path(), 0)
+    (whole,) = next(examples.data.items(dataset, 12, 0, 3))
+    shares = [
+        next(examples.data.items(dataset, 12, 0, 3, (rank, 2), parts=3))[0] for rank in (0, 1)
+    ]
+    for i, part in enumerate(whole.chunk(3)):
+        for share, half in zip(shares, part.chunk(2), strict=True):
+            assert share[2 * i : 2 * i + 2].tolist() == half.tolist()
