@@ -4,7 +4,8 @@
 
 For digits a classifier is trained on the real images, on the spot, and looks at generated ones:
 are all ten classes there, is it sure of them, and how far are its features from those of real
-images? For `ring` and `grid` the modes are known and counted.
+images? For `ring` and `grid` the modes are known and counted. `--inception 10000` adds the scores of
+publications to any data set of images.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import data
+from distances import frechet_distance, kernel_distance
 
 IMAGES, POINTS = 2_000, 2_500
 """How many samples are drawn of images and of points."""
@@ -71,44 +73,45 @@ def train_classifier(images: Tensor, labels: Tensor, steps: int = 800) -> tuple[
     return classifier, correct.float().mean().item()
 
 
-def frechet_distance(x: Tensor, y: Tensor) -> float:
-    r"""The Fréchet distance between Gaussians fitted to two sets of features `(N, d)`.
-
-    $$|\mu_x - \mu_y|^2 + \operatorname{tr}(\Sigma_x + \Sigma_y - 2(\Sigma_x\Sigma_y)^{1/2})$$
-    """
-    x, y = x.double(), y.double()
-    cov_x, cov_y = torch.atleast_2d(torch.cov(x.T), torch.cov(y.T))
-    # tr (AB)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2).
-    cross = torch.linalg.matrix_norm(_root(cov_x) @ _root(cov_y), ord="nuc")
-    return float((x.mean(0) - y.mean(0)).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
-
-
-def _root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
-
-
 @torch.no_grad()
 def class_metrics(classifier: Classifier, real: Tensor, generated: Tensor) -> dict[str, Any]:
-    """What a classifier sees in generated images, beside what it sees in real ones."""
+    """What a classifier sees in generated images, beside what it sees in real ones.
+
+    The distances between two halves of the real images are what a perfect generator reaches.
+    """
     real_features, features = (
         torch.cat([classifier.features(part) for part in images.split(500)])
         for images in (real, generated)
     )
     half = torch.randperm(len(real), generator=torch.Generator().manual_seed(1)) < len(real) // 2
-    confidence, label = classifier.head(features).softmax(1).max(1)
-    real_confidence = classifier.head(real_features).softmax(1).amax(1)
-    share = torch.bincount(label, minlength=10) / len(label)
+    halves = real_features[half], real_features[~half]
+    shares, confidence = _classes(classifier, features)
+    real_shares, real_confidence = _classes(classifier, real_features)
+    # The kernel adds 1 to a mean product, so it wants features of about that size.
+    unit = real_features.square().mean().sqrt()
+    kernel, error = kernel_distance(features / unit, real_features / unit)
+    kernel_of_halves, error_of_halves = kernel_distance(*(part / unit for part in halves))
     return {
-        "classes": int((share > 0).sum()),
-        "rarest_class": share.min().item(),
-        "confidence": confidence.mean().item(),
-        "real_confidence": real_confidence.mean().item(),
+        "classes": sum(share > 0 for share in shares),
+        "rarest_class": min(shares),
+        "class_shares": shares,
+        "real_class_shares": real_shares,
+        "confidence": confidence,
+        "real_confidence": real_confidence,
         "frechet_distance": frechet_distance(features, real_features),
-        "frechet_distance_of_real_halves": frechet_distance(
-            real_features[half], real_features[~half]
-        ),
+        "frechet_distance_of_real_halves": frechet_distance(*halves),
+        "kernel_distance": kernel,
+        "kernel_distance_error": error,
+        "kernel_distance_of_real_halves": kernel_of_halves,
+        "kernel_distance_error_of_real_halves": error_of_halves,
     }
+
+
+def _classes(classifier: Classifier, features: Tensor) -> tuple[list[float], float]:
+    """The share of each class, and how sure the classifier is of its choices on average."""
+    confidence, label = classifier.head(features).softmax(1).max(1)
+    shares = torch.bincount(label, minlength=10).double() / len(label)
+    return shares.tolist(), confidence.mean().item()
 
 
 def mode_metrics(name: str, samples: Tensor) -> dict[str, Any]:
@@ -160,13 +163,28 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def evaluate_run(trainer: Any, out: Path) -> dict[str, Any]:
+def evaluate_run(trainer: Any, out: Path, inception: int = 0) -> dict[str, Any]:
     """Evaluate the samples of a trainer of `train.py` and write `metrics.json`.
 
-    Nothing is written for data sets that have no evaluation here.
+    Nothing is written where there is nothing to say: no evaluation of this data set, and no scores
+    asked for.
+
+    Args:
+        trainer: The trainer.
+        out: The folder of its run.
+        inception: How many images the scores of `inception.py` are computed of; 0 leaves them out.
     """
-    config = trainer.config
-    metrics = evaluate(config.data.name, trainer.dataset, lambda n: trainer.sample(n, seed=1).cpu())
+    name, dataset = trainer.config.data.name, trainer.dataset
+
+    def sampler(n: int) -> Tensor:
+        return trainer.sample(n, seed=1).cpu()
+
+    scores = {}
+    if inception:
+        from inception import inception_metrics  # here, since few who train need torch-fidelity
+
+        scores = inception_metrics(sampler(inception), dataset)
+    metrics = evaluate(name, dataset, sampler) | scores
     if metrics:
         metrics = {"step": trainer.step} | metrics
         (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -181,11 +199,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Evaluate a run of train.py.")
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/digits")
     parser.add_argument("--device", help="where to draw the samples; chosen if left out")
+    parser.add_argument(
+        "--inception", type=int, default=0, metavar="N",
+        help="also FID, KID, Inception score, precision and recall of so many images",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
 
     def evaluate_it() -> None:
         trainer = train.restore(options.run, reading.choose_device(options.device))
-        print(json.dumps(evaluate_run(trainer, options.run), indent=2))
+        print(json.dumps(evaluate_run(trainer, options.run, options.inception), indent=2))
 
     return reading.exit_status("evaluate.py", evaluate_it)
 

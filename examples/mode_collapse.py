@@ -30,6 +30,7 @@ import evaluate
 import plots
 import reading
 from config import Config
+from show import mean_and_error
 from train import Trainer
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -160,14 +161,6 @@ def study(out: Path, seeds: int, steps: int | None) -> list[Row]:
             print(*found[0].values(), flush=True)
         done += found
     return done
-
-
-def mean_and_error(values: list[float], form: str) -> str:
-    """Mean and standard error, such as `7.0 ± 0.6`; one value has no error."""
-    mean = format(statistics.mean(values), form)
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {format(statistics.stdev(values) / len(values) ** 0.5, form)}"
 
 
 def table(name: str, rows: list[Row], real: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Tables and pictures that a notebook displays and a script prints or saves."""
 
 import shutil
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,28 @@ class Table:
         return repr(self)
 
 
+def mean_and_error(values: list[float], form: str) -> str:
+    """Mean and standard error, such as `7.0 ± 0.6`; one value has no error."""
+    mean = format(statistics.mean(values), form)
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {format(statistics.stdev(values) / len(values) ** 0.5, form)}"
+
+
 def keep(name: str, table: Table, figure: Figure, out: Path, docs: Path | None) -> None:
     """Write a study's table and picture into a folder, and copy them to the documentation if asked."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.md").write_text(f"{table}\n", encoding="utf-8")
-    figure.savefig(out / f"{name}.png", dpi=100)
+    _save(figure, out / f"{name}.png")
     if docs:
         shutil.copy(out / f"{name}.md", docs / "results")
         shutil.copy(out / f"{name}.png", docs / "images")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=100)
+    with Image.open(path) as image:  # 64 colours are enough, and a third of the size
+        image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _text(value: Any) -> str:
@@ -81,7 +96,5 @@ def picture(figure: Figure, path: Path, words: str) -> None:
         if axes.axison:
             axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    with Image.open(path) as image:  # 64 colours are enough, and a third of the size
-        image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    _save(figure, path)
     display(Picture(path, words))

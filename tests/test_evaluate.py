@@ -3,10 +3,8 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from scipy import linalg
 
 
 def generator(seed=0):
@@ -51,6 +49,31 @@ def test_ring_has_eight_distinct_modes_at_unit_distance(examples):
     torch.testing.assert_close(distance, torch.tensor(2 * math.sin(math.pi / 8)))
 
 
+@pytest.mark.parametrize(("name", "n"), [("ring", 8), ("grid", 25)])
+def test_metrics_of_modes_equal_the_loop_over_the_definition(examples, name, n):
+    # Half from the mixture, unevenly, and half from a wider one.
+    samples = examples.data.mixture(name, 400, generator())
+    samples = samples[samples[:, 0] > -0.5]
+    samples = torch.cat(
+        [samples, samples + 0.02 * torch.randn(samples.shape, generator=generator())]
+    )
+    means, std = examples.data.modes(name)
+    counts = [0] * n
+    for x in samples.tolist():
+        distances = [math.dist(x, mean) for mean in means.tolist()]
+        if min(distances) <= 3 * std:
+            counts[distances.index(min(distances))] += 1
+    good = sum(counts)
+    divergence = sum(c / good * math.log(c / good * n) for c in counts if c)
+    assert examples.evaluate.mode_metrics(name, samples) == {
+        "modes": sum(c > 0 for c in counts),
+        "high_quality": pytest.approx(good / len(samples)),
+        "reverse_kl": pytest.approx(divergence, rel=1e-5),
+    }
+    assert good < len(samples)
+    assert 0 in counts
+
+
 def test_collapsed_sampler_finds_one_mode_and_has_the_largest_divergence(examples):
     means, _ = examples.data.modes("ring")
     metrics = examples.evaluate.mode_metrics("ring", means[:1].expand(100, 2))
@@ -71,34 +94,6 @@ def test_two_of_eight_modes_and_one_sample_in_four_outside(examples):
 def test_sampler_that_misses_everything_has_no_divergence(examples):
     metrics = examples.evaluate.mode_metrics("ring", torch.zeros(10, 2))
     assert metrics == {"modes": 0, "high_quality": 0.0, "reverse_kl": None}
-
-
-def test_frechet_distance_of_a_set_with_itself_is_zero(examples):
-    x = torch.randn(200, 64, generator=generator()) @ torch.randn(64, 64, generator=generator(1))
-    assert examples.evaluate.frechet_distance(x, x) == pytest.approx(0, abs=1e-8)
-
-
-def test_frechet_distance_of_a_shift_is_its_squared_length(examples):
-    x = torch.randn(200, 3, generator=generator(), dtype=torch.float64)
-    shift = torch.tensor([1.0, -2.0, 2.0])
-    assert examples.evaluate.frechet_distance(x, x + shift) == pytest.approx(9)
-
-
-def test_frechet_distance_of_a_stretch_is_the_squared_difference_of_deviations(examples):
-    # In one dimension: (sigma_x - sigma_y)^2.
-    x = torch.randn(500, 1, generator=generator(), dtype=torch.float64)
-    x = (x - x.mean()) / x.std()
-    assert examples.evaluate.frechet_distance(2 * x, 5 * x) == pytest.approx(9)
-
-
-def test_frechet_distance_equals_the_matrix_square_root_of_scipy(examples):
-    x = torch.randn(300, 5, generator=generator(), dtype=torch.float64) * torch.arange(1.0, 6)
-    y = x @ torch.randn(5, 5, generator=generator(1), dtype=torch.float64) + 1
-    a, b = np.cov(x.numpy().T), np.cov(y.numpy().T)
-    root = np.real(np.asarray(linalg.sqrtm(a @ b)))
-    gap = (x.mean(0) - y.mean(0)).square().sum().item()
-    expected = gap + np.trace(a + b - 2 * root)
-    assert examples.evaluate.frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
 
 
 def test_classifier_knows_97_percent_of_digits_it_has_not_seen(trained):
@@ -123,6 +118,9 @@ def test_real_digits_score_as_a_perfect_generator(examples, digits, trained):
     assert metrics["confidence"] > 0.98
     assert metrics["real_confidence"] > 0.98
     assert metrics["frechet_distance"] < metrics["frechet_distance_of_real_halves"]
+    assert abs(metrics["kernel_distance"]) < 3 * metrics["kernel_distance_error"]
+    floor = metrics["kernel_distance_of_real_halves"]
+    assert abs(floor) < 3 * metrics["kernel_distance_error_of_real_halves"]
 
 
 def test_collapsed_generator_of_digits_is_detected(examples, digits, trained):
@@ -130,7 +128,22 @@ def test_collapsed_generator_of_digits_is_detected(examples, digits, trained):
     metrics = examples.evaluate.class_metrics(trained[0], images, images[:1].expand(2000, 1, 8, 8))
     assert metrics["classes"] == 1
     assert metrics["rarest_class"] == 0
+    assert metrics["class_shares"] == [1.0] + [0.0] * 9  # the first image is a zero
     assert metrics["frechet_distance"] > 50 * metrics["frechet_distance_of_real_halves"]
+    assert metrics["kernel_distance"] > 50 * metrics["kernel_distance_error_of_real_halves"]
+
+
+def test_share_of_each_class_is_counted_beside_that_of_real_images(examples, digits, trained):
+    images, labels = digits.tensors
+    # Three of four are threes, and the rest eights.
+    three, eight = (images[labels == label][:100] for label in (3, 8))
+    metrics = examples.evaluate.class_metrics(trained[0], images, torch.cat([three] * 3 + [eight]))
+    assert metrics["classes"] in (2, 3, 4)  # the classifier is wrong now and then
+    assert metrics["class_shares"][3] == pytest.approx(0.75, abs=0.02)
+    assert metrics["class_shares"][8] == pytest.approx(0.25, abs=0.02)
+    assert sum(metrics["class_shares"]) == pytest.approx(1)
+    real = (torch.bincount(labels) / len(labels)).tolist()
+    assert metrics["real_class_shares"] == pytest.approx(real, abs=0.005)
 
 
 def test_noise_is_detected(examples, digits, trained):
