@@ -5,13 +5,16 @@ dozens of blocks that the spec is none of, and an editor offers the arguments of
 there.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from gan_blocks.spec import Blueprint
 from gan_blocks.types import Kind
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+OF_THE_FIELD = ("x-gan-blocks-kind", "type", "properties", "required")
+"""What a field of blocks says of itself, in whose place the reference stands."""
 
 
 class Entry(Protocol):
@@ -22,92 +25,108 @@ class Entry(Protocol):
     @property
     def summary(self) -> str: ...
     @property
-    def former_names(self) -> tuple[str, ...]: ...
-    @property
     def blueprint(self) -> Blueprint: ...
     def schema(self) -> dict[str, Any]: ...
 
 
-Blocks = Callable[[Kind], Iterable[Entry]]
-"""All blocks of a kind."""
+class Blocks(Protocol):
+    """What a schema needs of the registry."""
+
+    def list(self, kind: Kind) -> Iterable[Entry]: ...
+
+    def _former_names(self, entry: Any) -> tuple[str, ...]: ...
 
 
 def of_specs(kinds: Iterable[Kind], blocks: Blocks) -> dict[str, Any]:
     """The schema of one spec of these kinds."""
-    kinds = tuple(kinds)
+    kinds, definitions = tuple(kinds), _Definitions(blocks)
     if len(kinds) == 1:
-        whole = {"$ref": f"#/$defs/{kinds[0]}"}
+        whole = definitions.reference(kinds[0])
     else:
-        whole = _told_by_block([entry for kind in kinds for entry in blocks(kind)])
-    return {"$schema": DIALECT} | whole | {"$defs": _definitions(kinds, blocks)}
+        whole = definitions.told_by_block([entry for kind in kinds for entry in blocks.list(kind)])
+    return {"$schema": DIALECT} | whole | {"$defs": definitions.of(kinds)}
 
 
 def with_blocks(document: dict[str, Any], blocks: Blocks) -> dict[str, Any]:
     """The schema of a pydantic model, with whole specs in the place of its fields of specs."""
-    kinds: list[Kind] = []
-    document = _with_references(document, kinds)
-    definitions = document.pop("$defs", {}) | _definitions(kinds, blocks)
-    return {"$schema": DIALECT} | document | {"$defs": definitions}
+    definitions, kinds = _Definitions(blocks, document.get("$defs", ())), []
+    document = definitions.with_references(document, kinds)
+    everything = document.pop("$defs", {}) | definitions.of(kinds)
+    return {"$schema": DIALECT} | document | {"$defs": everything}
 
 
-def _definitions(kinds: Iterable[Kind], blocks: Blocks) -> dict[str, Any]:
-    """One for each kind, and for each kind inside a block of it; and one for each block."""
-    definitions: dict[str, Any] = {}
-    pending = list(kinds)
-    while pending:
-        kind = pending.pop()
-        if kind not in definitions:
-            entries = list(blocks(kind))
-            definitions[kind] = _told_by_block(entries)
-            definitions |= {_key(entry): _of_block(entry, pending) for entry in entries}
-    return definitions
+class _Definitions:
+    """One for each kind, and for each kind inside a block of it; and one for each block.
 
+    Args:
+        blocks: The registry.
+        taken: Names that the definitions of a user's model have.
+    """
 
-def _told_by_block(entries: Iterable[Entry]) -> dict[str, Any]:
-    names, rules = [], []
-    for entry in entries:
-        own = [entry.name, *entry.former_names]
-        names += own
-        block = {"properties": {"block": {"enum": own}}, "required": ["block"]}
-        rules.append({"if": block, "then": {"$ref": f"#/$defs/{_key(entry)}"}})
-    return {
-        "type": "object",
-        "properties": {"block": {"enum": names}},
-        "required": ["block"],
-        # The blocks' own schemas know the others; some editors want to be told.
-        "additionalProperties": True,
-        "allOf": rules,
-    }
+    def __init__(self, blocks: Blocks, taken: Iterable[str] = ()) -> None:
+        self.blocks = blocks
+        self.taken = set(taken)
 
+    def of(self, kinds: Iterable[Kind]) -> dict[str, Any]:
+        definitions: dict[str, Any] = {}
+        pending = list(kinds)
+        while pending:
+            kind = pending.pop()
+            if self.key(kind) not in definitions:
+                entries = list(self.blocks.list(kind))
+                definitions[self.key(kind)] = self.told_by_block(entries)
+                definitions |= {self.key(e.name): self.of_block(e, pending) for e in entries}
+        return definitions
 
-def _key(entry: Entry) -> str:
-    return entry.name.replace("/", ".")  # a slash would part the steps of a reference
+    def key(self, name: str) -> str:
+        key = name.replace("/", ".")  # a slash would part the steps of a reference
+        while key in self.taken:
+            key = f"gan_blocks.{key}"
+        return key
 
+    def reference(self, name: str) -> dict[str, Any]:
+        return {"$ref": f"#/$defs/{quote(self.key(name).replace('~', '~0'))}"}
 
-def _of_block(entry: Entry, kinds: list[Kind]) -> dict[str, Any]:
-    schema = _with_references(entry.schema(), kinds)
-    name: dict[str, Any] = {"const": entry.name}
-    if entry.former_names:
-        name = {"anyOf": [name, {"enum": list(entry.former_names), "deprecated": True}]}
-    schema |= {"title": entry.name, "description": entry.summary}
-    schema["properties"] = {"block": name} | schema.get("properties", {})
-    schema["required"] = ["block", *schema.get("required", [])]
-    _add_former_arguments(schema, entry.blueprint.renamed)
-    return schema
+    def told_by_block(self, entries: Iterable[Entry]) -> dict[str, Any]:
+        names, rules = [], []
+        for entry in entries:
+            own = [entry.name, *self.blocks._former_names(entry)]
+            names += own
+            block = {"properties": {"block": {"enum": own}}, "required": ["block"]}
+            rules.append({"if": block, "then": self.reference(entry.name)})
+        return {
+            "type": "object",
+            "properties": {"block": {"enum": names}},
+            "required": ["block"],
+            # The blocks' own schemas know the others; some editors want to be told.
+            "additionalProperties": True,
+            "allOf": rules,
+        }
 
-
-def _with_references(schema: Any, kinds: list[Kind]) -> Any:
-    """References to kinds in the place of the marks that fields of blocks have."""
-    if isinstance(schema, list):
-        return [_with_references(each, kinds) for each in schema]
-    if not isinstance(schema, dict):
+    def of_block(self, entry: Entry, kinds: list[Kind]) -> dict[str, Any]:
+        schema = self.with_references(entry.schema(), kinds)
+        name: dict[str, Any] = {"const": entry.name}
+        former_names = self.blocks._former_names(entry)
+        if former_names:
+            name = {"anyOf": [name, {"enum": list(former_names), "deprecated": True}]}
+        schema |= {"title": entry.name, "description": entry.summary}
+        schema["properties"] = {"block": name} | schema.get("properties", {})
+        schema["required"] = ["block", *schema.get("required", [])]
+        _add_former_arguments(schema, entry.blueprint.renamed)
         return schema
-    kind = schema.get("x-gan-blocks-kind")
-    if kind is None:
-        return {key: _with_references(value, kinds) for key, value in schema.items()}
-    kinds.append(kind)
-    rest = ("default", "title", "description")
-    return {"$ref": f"#/$defs/{kind}"} | {key: schema[key] for key in rest if key in schema}
+
+    def with_references(self, schema: Any, kinds: list[Kind]) -> Any:
+        """References to kinds in the place of the marks that fields of blocks have."""
+        if isinstance(schema, list):
+            return [self.with_references(each, kinds) for each in schema]
+        if not isinstance(schema, dict):
+            return schema
+        kind = schema.get("x-gan-blocks-kind")
+        if kind is None:
+            return {key: self.with_references(value, kinds) for key, value in schema.items()}
+        kinds.append(kind)
+        rest = {key: value for key, value in schema.items() if key not in OF_THE_FIELD}
+        return self.reference(kind) | rest
 
 
 def _add_former_arguments(schema: dict[str, Any], renamed: Mapping[str, str]) -> None:

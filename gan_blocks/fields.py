@@ -31,7 +31,9 @@ class _SpecField:
         return core_schema.no_info_plain_validator_function(self.validate)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        names = [name for e in registry.list(self.kind) for name in (e.name, *e.former_names)]
+        names = [
+            name for e in registry.list(self.kind) for name in (e.name, *registry._former_names(e))
+        ]
         return {
             "x-gan-blocks-kind": self.kind,
             "type": "object",

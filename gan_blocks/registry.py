@@ -257,15 +257,34 @@ class Registry:
         return entry
 
     def _formerly(self, name: str, plugin: str) -> Entry | None:
-        """The block that had this name before; nobody takes names of a plugin that is there."""
-        there = plugin in self._plugins.infos
-        if not there:
+        """The block that had this name before."""
+        if plugin not in self._plugins.infos:
             self.plugins(load=True)
-        for entry in self._entries.values():
-            if name in entry.former_names and (not there or entry.plugin == plugin):
-                tell_renamed(f"{name!r} is called {entry.name!r} now")
-                return entry
-        return None
+        claims = [e for e in self._entries.values() if self._may_have_been(e, name)]
+        if len(claims) > 1:
+            both = " and ".join(sorted(entry.name for entry in claims))
+            raise UnknownBlockError(
+                f"unknown block {name!r}: {both} say that they were called so; write the one that is "
+                "meant",
+                name,
+            )
+        for entry in claims:
+            tell_renamed(f"{name!r} is called {entry.name!r} now")
+        return claims[0] if claims else None
+
+    def _may_have_been(self, entry: Entry, name: str) -> bool:
+        """Whether it says so of a name of its own plugin, or of one that is not there."""
+        plugin = name.partition("/")[0] if "/" in name else BUILTIN
+        there = plugin in self._plugins.infos and plugin != entry.plugin
+        return name in entry.former_names and not there
+
+    def _former_names(self, entry: Entry) -> tuple[str, ...]:
+        """Those of its former names that find it."""
+        return tuple(
+            name
+            for name in entry.former_names
+            if [e for e in self._entries.values() if self._may_have_been(e, name)] == [entry]
+        )
 
     def _why_unknown(self, name: str, plugin: str, kind: Kind | None) -> str:
         info = self._plugins.infos.get(plugin)
@@ -401,6 +420,10 @@ class Registry:
             what: A kind; or a pydantic model with fields such as `LossSpec`, for a whole config; all
                 kinds if left out.
 
+        Raises:
+            UnknownBlockError: If there is no such kind.
+            TypeError: If it is a class, but no pydantic model.
+
         Example:
             >>> from pydantic import BaseModel
             >>> from gan_blocks import LossSpec, registry
@@ -410,10 +433,14 @@ class Registry:
             '#/$defs/loss'
         """
         if isinstance(what, type):
+            if not hasattr(what, "model_json_schema"):
+                raise TypeError(
+                    f"a kind or a pydantic model is needed, got {what.__name__}; make it a field of one"
+                )
             document = what.model_json_schema()  # type: ignore[attr-defined]
-            return _schema.with_blocks(document, self.list)
+            return _schema.with_blocks(document, self)
         check_kind(what)
-        return _schema.of_specs((what,) if what else KINDS, self.list)
+        return _schema.of_specs((what,) if what else KINDS, self)
 
 
 registry = Registry()

@@ -75,11 +75,11 @@ class Blueprint:
         self.cls = cls
         self.capabilities = capabilities
         self.formerly = (formerly,) if isinstance(formerly, str) else tuple(formerly)
-        self.renamed = dict(renamed or {})
         owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
         # A constructor inherited from a block is that block's own, without its checks.
         parent = blueprint(owner)
         self.initialise = parent.initialise if parent else cls.__init__
+        self.renamed = (parent.renamed if parent else {}) | dict(renamed or {})
         # Told by the class, since torch.compile puts another function in nn.Module's place.
         self.stock = parent.stock if parent else owner in (object, nn.Module)
         signature = list(inspect.signature(self.initialise).parameters.values())[1:]
@@ -103,8 +103,8 @@ class Blueprint:
 
     def _check_former_names(self) -> None:
         for name in self.formerly:
-            own = [part.isidentifier() for part in str(name).split("/")]
-            if name == self.cls.__name__ or len(own) > 2 or not own[-1]:
+            own = name.split("/") if isinstance(name, str) else [""]
+            if name == self.cls.__name__ or len(own) > 2 or not own[-1].isidentifier():
                 raise TypeError(
                     f"{self.cls.__name__}: formerly should hold names of classes, or plugin/Class, that "
                     f"this block had before, got {name!r}"

@@ -10,16 +10,19 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from gan_blocks import (
+    DivergenceSpec,
     InvalidArgumentsError,
     LossSpec,
     PenaltySpec,
     UnknownBlockError,
+    block,
     registry,
     to_spec,
 )
-from gan_blocks.registry import KINDS
+from gan_blocks.registry import KINDS, Registry
 from gan_blocks.testing.strategies import broken_specs, specs
 
 EXAMPLES = int(os.environ.get("GAN_BLOCKS_FUZZ", "60"))
@@ -156,6 +159,64 @@ def test_schema_of_a_config_marks_the_wrong_place_and_nothing_else():
         (("penalties", 1, "penalty"), "additionalProperties"),
         (("penalties", 2, "target"), "minimum"),
     }
+
+
+def test_schema_of_a_config_agrees_with_the_config_whatever_its_models_are_called():
+    class loss(pydantic.BaseModel):  # as one of the schema's own definitions
+        x: LossSpec
+
+    class KL(pydantic.BaseModel):
+        y: str
+
+    class Config(pydantic.BaseModel):
+        a: loss
+        k: KL
+        d: DivergenceSpec = pydantic.Field(alias="divergence", deprecated=True)
+        penalty: PenaltySpec | None = None
+        more: dict[str, list[tuple[LossSpec, int]]] = {}
+        child: "Config | None" = None
+
+    schema = registry.json_schema(Config)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    hinge, wrong = {"block": "HingeLoss"}, {"block": "HingeLoss", "x": 1}
+    good = {"a": {"x": hinge}, "k": {"y": ""}, "divergence": {"block": "KL"}}
+    for config, valid in [
+        (good, True),
+        (good | {"penalty": None, "child": good}, True),
+        (good | {"penalty": {"block": "R1Penalty"}, "more": {"m": [[hinge, 1]]}}, True),
+        (good | {"a": hinge}, False),
+        (good | {"k": {"block": "KL"}}, False),
+        (good | {"divergence": {"y": ""}}, False),
+        (good | {"more": {"m": [[wrong, 1]]}}, False),
+        (good | {"child": good | {"a": {"x": wrong}}}, False),
+    ]:
+        assert validator.is_valid(config) == valid, config
+        try:
+            Config.model_validate(config)
+        except pydantic.ValidationError:
+            assert not valid, config
+        else:
+            assert valid, config
+    divergence = schema["$defs"]["Config"]["properties"]["divergence"]
+    assert divergence["deprecated"], "what the model says of the field stays"
+
+
+def test_schema_of_a_plugin_whose_name_is_no_word_finds_its_blocks():
+    @block
+    class Same(nn.Module):
+        """Gives back its input."""
+
+    ours = Registry()
+    ours.register(Same, name="a~b 20%#é", kind="layer")
+    validator = jsonschema.Draft202012Validator(ours.json_schema("layer"))
+    assert validator.is_valid({"block": "a~b 20%#é/Same"})
+    assert not validator.is_valid({"block": "a~b 20%#é/Same", "x": 1})
+
+
+def test_schema_of_a_class_that_is_no_model_is_refused():
+    with pytest.raises(TypeError, match="a kind or a pydantic model is needed, got dict"):
+        registry.json_schema(dict)
 
 
 def test_schema_of_all_kinds_takes_a_spec_of_each_and_no_other():

@@ -6,13 +6,21 @@ import warnings
 from pathlib import Path
 
 import jsonschema
+import pydantic
 import pytest
 from public_api import HERE, public_api
 from torch import nn
 from typer.testing import CliRunner
 
 import gan_blocks
-from gan_blocks import InvalidArgumentsError, PluginError, RenamedWarning, UnknownBlockError, block
+from gan_blocks import (
+    InvalidArgumentsError,
+    LayerSpec,
+    PluginError,
+    RenamedWarning,
+    UnknownBlockError,
+    block,
+)
 from gan_blocks.cli import app
 from gan_blocks.registry import KINDS, Registry, registry
 from gan_blocks.types import Penalty, PositiveFloat
@@ -137,6 +145,78 @@ def test_nobody_takes_the_names_of_a_plugin_that_is_there(mine):
         assert mine.find("older/Factor").name == "older/Scale"
 
 
+def agree(ours, spec):
+    """Whether a spec builds; the schema has to say the same."""
+    try:
+        with warnings.catch_warnings(action="ignore", category=RenamedWarning):
+            ours.build(spec)
+        builds = True
+    except (UnknownBlockError, InvalidArgumentsError):
+        builds = False
+    assert jsonschema.Draft202012Validator(ours.json_schema("layer")).is_valid(spec) == builds
+    return builds
+
+
+def test_schema_gives_no_plugin_the_names_of_another_that_is_there(mine):
+    @block
+    class Factor(nn.Module):
+        """Another's, without arguments."""
+
+    @block
+    class Other(nn.Module):
+        """Not called so."""
+
+    assert agree(mine, {"block": "older/Factor", "factor": 1})
+    mine.register(Factor, name="older", kind="layer")
+    assert agree(mine, {"block": "older/Factor"})
+    mine.register(Other, name="older", kind="layer")
+    assert not agree(mine, {"block": "older/Factor", "factor": 1})
+
+
+def test_former_name_that_two_plugins_claim_is_refused_with_both(mine):
+    @block(formerly="older/Factor")
+    class Rival(nn.Module):
+        """Says so too."""
+
+    mine.register(Rival, name="a", kind="layer")
+    with pytest.raises(
+        UnknownBlockError, match="a/Rival and mine/Scale say that they were called so"
+    ):
+        mine.find("older/Factor")
+    assert not agree(mine, {"block": "older/Factor"})
+    assert agree(mine, {"block": "mine/Factor", "factor": 1})
+
+
+def test_block_that_inherits_a_constructor_inherits_its_former_arguments(mine):
+    @block(renamed={"shift": "offset"})
+    class Scale2(Scale):
+        """Multiplies too."""
+
+    @block
+    class Scale3(Scale2):
+        """Likewise."""
+
+    mine.register([Scale2, Scale3], name="heirs", kind="layer")
+    for name in ("Scale2", "Scale3"):
+        old = {"block": f"heirs/{name}", "factr": 2, "shift": 1}
+        assert agree(mine, old)
+        with pytest.warns(RenamedWarning):
+            built = mine.build(old)
+        assert mine.to_spec(built) == {"block": f"heirs/{name}", "factor": 2.0, "offset": 1.0}
+
+
+def test_warning_as_error_leaves_a_build_inside_pydantic_as_it_is():
+    class Config(pydantic.BaseModel):
+        layer: LayerSpec
+
+    registry.register(Scale, name="mine", kind="layer")
+    with (
+        pytest.raises(RenamedWarning, match="factr"),
+        warnings.catch_warnings(action="error", category=RenamedWarning),
+    ):
+        Config.model_validate({"layer": {"block": "mine/Scale", "factr": 1}})
+
+
 def test_former_name_that_another_block_of_the_plugin_has_is_refused(mine):
     @block
     class Factor(nn.Module):
@@ -163,6 +243,7 @@ def test_former_names_of_built_in_blocks_cannot_be_claimed(mine):
         ({"formerly": "Wrong"}, "formerly should hold"),
         ({"formerly": "a/b/C"}, "formerly should hold"),
         ({"formerly": ["no name"]}, "formerly should hold"),
+        ({"formerly": [None]}, "formerly should hold"),
         ({"renamed": {"old": "missing"}}, "renamed should lead"),
         ({"renamed": {"factor": "offset"}}, "renamed should lead"),
         ({"renamed": {"block": "factor"}}, "renamed should lead"),
