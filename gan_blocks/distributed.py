@@ -158,11 +158,18 @@ def draw(
         generator: Draws them; torch's own for the device if left out.
         dtype: Of the numbers.
 
+    Raises:
+        ValueError: If the shape has no dimension.
+
     Example:
         >>> import torch
         >>> x = torch.zeros(4, 3)
         >>> noise = draw(torch.randn, x.shape, x.device, torch.Generator().manual_seed(0))
     """
+    if isinstance(shape, int) or not len(shape):
+        raise ValueError(
+            f"shape should begin with the size of the part, such as (4, 3), got {shape}"
+        )
     # With sizes that change the compiler takes no generator, not even None.
     generator = _draws.get() if generator is None else generator
     given = {} if generator is None else {"generator": generator}

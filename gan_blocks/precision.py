@@ -56,6 +56,9 @@ class WideBuffers(nn.Module):
     Running sums, singular vectors and windows lose their meaning there: 256 + 1 is 256 in bfloat16. A
     subclass names them in `wide_buffers`; they may be None. Everything else is `torch.nn.Module`'s.
 
+    Raises:
+        TypeError: When it is cast or moved, if `wide_buffers` names what is no buffer.
+
     Example:
         >>> import torch
         >>> class Count(WideBuffers):
@@ -70,10 +73,19 @@ class WideBuffers(nn.Module):
     wide_buffers: tuple[str, ...] = ()
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        for name in self.wide_buffers:
+            if name not in self._buffers:
+                raise TypeError(
+                    f"{type(self).__name__}: wide_buffers should be a tuple of names of its buffers, "
+                    f"which are {list(self._buffers)}; {name!r} is none"
+                )
         before = {name: self._buffers[name] for name in self.wide_buffers}
         super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._buffers[name]
-            if old is not None and new is not None and new.dtype.itemsize < 4 and not old.is_meta:
-                self._buffers[name] = old.to(new.device, torch.float32)
+            if old is None or new is None or not new.is_floating_point():
+                continue
+            if new.dtype.itemsize < 4:
+                # The meta device has no numbers to lose.
+                self._buffers[name] = (new if old.is_meta else old).to(new.device, torch.float32)
         return self

@@ -194,6 +194,12 @@ def test_initialisation_by_data_ends_the_same_on_all_processes():
         torch.testing.assert_close(layer.bias, alone.bias)
 
 
+@pytest.mark.parametrize("shape", [(), 4])
+def test_draw_for_no_batch_is_refused(shape):
+    with pytest.raises(ValueError, match="shape should begin with the size of the part"):
+        distributed.draw(torch.randn, shape, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("distribution", [torch.rand, torch.randn])
 def test_draws_of_processes_seeded_alike_are_the_parts_of_one_draw(distribution):
     def step(rank, seed=0):
