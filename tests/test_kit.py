@@ -3,6 +3,7 @@
 import importlib.metadata
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,9 @@ from cases import CASES
 from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from gan_blocks import block, registry
+from gan_blocks import RenamedWarning, block, registry
 from gan_blocks.testing import CHECKS, Case, check, names_of_checks, parametrize
+from gan_blocks.types import PositiveFloat
 
 EVERYTHING: dict[str, Any] = {"double_backward": True, "compile": True, "autocast": True} | {
     "distributed": True
@@ -265,6 +267,181 @@ def test_checks_left_out_with_a_reason_do_not_run():
     case = case_of("without", IsThreefold, {}, {"without": {"literal_reference": "why"}})
     assert "literal_reference" not in names_of_checks(case)
     assert len(names_of_checks(case)) == len(names_of_checks(case_of("all", Doubling, {}, {}))) - 1
+
+
+# --- cases that are wrong, and odd ones ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"spec": {"blok": "HingeLoss"}}, 'spec should be a table such as {"block": NAME}, got {'),
+        ({"spec": "HingeLoss"}, "spec should be a table"),
+        ({"inputs": (torch.ones(2),)}, "inputs should be a function, got (tensor"),
+        ({"reference": None}, "reference should be a function, got None"),
+        ({"detached": 1}, "detached should be a tuple of places, such as (1,), got 1"),
+        ({"without": ["gradient"]}, "without should give each name of a check its reason"),
+        ({"expected_failures": {"gradient": ""}}, "expected_failures should give each"),
+    ],
+)
+def test_case_that_cannot_be_is_refused_where_it_is_written(wrong, message):
+    right: dict[str, Any] = {"spec": {"block": "PixelNorm"}, "inputs": lambda make: (make(2, 3),)}
+    with pytest.raises(TypeError, match=re.escape(message)):
+        Case(**right | {"reference": doubled} | wrong)
+
+
+@pytest.mark.parametrize(
+    ("differs", "error", "message"),
+    [
+        ({"inputs": lambda make: make(4, 2)}, TypeError, "tensors, got Tensor; a comma is missing"),
+        ({"inputs": lambda make: (make(4, 2), 2.0)}, TypeError, "tensors, got Tensor, float"),
+        ({"inputs": lambda make: make["x"]}, ValueError, "cannot be made: TypeError: 'function'"),
+        ({"detached": (1,)}, ValueError, r"detached is \(1,\), of 1 inputs"),
+        ({"batched": 2}, AssertionError, "input 1 is a scalar and has no batch; say .* batched=1"),
+        ({"call": lambda block, *inputs: inputs}, AssertionError, "call .* should return a tensor"),
+        ({"reference": lambda block, *inputs: 1.0}, AssertionError, "reference .* tensor, got 1.0"),
+        ({"call": lambda block, *inputs: {}["w"]}, AssertionError, "^KeyError: 'w'"),
+    ],
+)
+def test_wrong_case_is_told_in_words_whatever_is_checked(differs, error, message):
+    if "batched" in differs:
+        differs = differs | {"inputs": lambda make: (make(4, 2), make()), "call": two_inputs}
+    case = case_of("told", Doubling, {}, differs)
+    name = "literal_reference" if "reference" in differs else "permutation"
+    with pytest.raises(error, match=re.compile(message, re.MULTILINE)):
+        check(case, name)
+
+
+def test_what_is_no_case_is_refused():
+    for wrong in (None, "HingeLoss", {"block": "HingeLoss"}):
+        with pytest.raises(TypeError, match=r"a gan_blocks.testing.Case is needed, got"):
+            check(wrong)  # type: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="no case, so nothing would be tested"):
+        parametrize([])
+    both = {"without": {"gradient": "a reason"}, "expected_failures": {"gradient": "another"}}
+    with pytest.raises(ValueError, match="'gradient' is left out, so it cannot fail"):
+        names_of_checks(case_of("both", Doubling, {}, both))
+
+
+def test_nothing_to_differentiate_by_is_said():
+    @block
+    class Codes(nn.Module):
+        """One number for each of four classes."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.one_hot(x, 4).double()
+
+    registry.register(Codes, name="kit-codes", kind="layer")
+    case = Case(
+        {"block": "kit-codes/Codes"},
+        inputs=lambda make: (torch.tensor([1, 2]),),
+        reference=lambda block, x: torch.eye(4, dtype=torch.float64)[x],
+    )
+    with pytest.raises(AssertionError, match=r"nothing to differentiate by.*leave the check out"):
+        check(case, "gradient")
+    with pytest.raises(AssertionError, match=r"the result is torch.float64 where .* torch.float32"):
+        check(case, "dtypes_are_followed")
+
+
+def of_one_draw(make: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+    x = make(4, 2)
+    return x, x[:2], x[:1].expand(2, 2), make(3, 2).requires_grad_() * 1
+
+
+def test_inputs_may_share_storage_or_be_in_a_graph():
+    case = Case(
+        {"block": registered(Doubling, "shares"), "offset": 1},
+        inputs=of_one_draw,
+        call=lambda block, *inputs: torch.cat([block(x) for x in inputs]).mean(),
+        reference=lambda block, *inputs: doubled(block, torch.cat(inputs)).mean(),
+        without={"two_processes": "the parts differ in size", "compile_fullgraph": "slow"},
+    )
+    globals()["Doubling"] = registry.find(case.spec["block"]).cls
+    check(case)
+
+
+def test_batch_may_be_empty():
+    case = case_of("empty", Doubling, {}, {"inputs": lambda make: (make(0, 2),)})
+    check(replace(case, reference=lambda block, x: x), "literal_reference")
+    check(case, "batch_mates")
+
+
+def test_case_with_former_names_is_checked_as_one_with_those_of_now():
+    @block(formerly="Before", renamed={"strength": "weight"})
+    class Now(nn.Module):
+        """Scales."""
+
+        def __init__(self, weight: PositiveFloat) -> None:
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.weight * x
+
+    registry.register(Now, name="kit-now", kind="layer")
+    case = Case(
+        {"block": "kit-now/Before", "strength": 2.0},
+        inputs=lambda make: (make(3),),
+        reference=lambda block, x: 2 * x,
+    )
+    with pytest.warns(RenamedWarning):
+        check(case, "invalid_arguments_are_refused")
+    with pytest.warns(RenamedWarning):
+        check(case, "spec_round_trip")
+
+
+class OddWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
+        self.none = nn.Parameter(torch.ones(0, 3))
+
+
+def test_weights_of_integers_stay_as_they_are_and_there_may_be_none():
+    made = Case(
+        {"block": registered(OddWeights, "odd")},
+        inputs=lambda make: (),
+        reference=lambda block: torch.ones(()),
+    ).block()
+    assert made.whole.tolist() == [1, 1]
+    assert made.none.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        lambda make: (make(3), make(4))[::-1],
+        lambda make: (make(3), torch.tensor([float("nan"), float("inf"), -float("inf")])),
+        lambda make: (torch.zeros(0, 3), make(0, 2), make()),
+        lambda make: (make(3) > 0, make(2).bfloat16(), torch.complex(make(3), make(3))),
+        lambda make: (make(3), make(4))[1:],
+    ],
+)
+def test_snippet_makes_the_same_inputs_whatever_they_are(inputs):
+    case = Case({"block": "PixelNorm"}, inputs=inputs, reference=doubled)
+    scope: dict[str, Any] = {}
+    exec(case.snippet(), scope)
+    for ours, given in zip(scope["inputs"], case.tensors(), strict=True):
+        torch.testing.assert_close(ours, given, rtol=0, atol=0, equal_nan=True)
+
+
+def test_snippet_of_many_numbers_stays_short_and_says_that_they_differ():
+    text = Case(
+        {"block": "Lazy", "penalty": registry.build({"block": "R1Penalty"})},
+        inputs=lambda make: (make(30_000).sigmoid(), make(2)),
+        reference=doubled,
+    ).snippet()
+    assert len(text) < 600
+    assert "# What has more than 1000 numbers is another draw" in text
+    scope: dict[str, Any] = {}
+    exec(text, scope)
+    assert [x.shape for x in scope["inputs"]] == [(30_000,), (2,)]
+
+
+def test_place_of_a_case_is_where_it_or_its_copy_is_written():
+    case = case_of("place", Doubling, {}, {})
+    for written in (case, replace(case, note="again")):
+        assert written.where.startswith(f"{__file__}:")
 
 
 def test_plain_integers_may_be_of_any_size():

@@ -290,7 +290,7 @@ def _results(blocks: list[Entry], cases: "list[Case]", only: list[str] | None) -
         yield from _of_case(case, wanted)
     covered = {case.spec["block"] for case in cases}
     for entry in blocks:
-        if entry.name not in covered:
+        if covered.isdisjoint({entry.name, *entry.former_names}):
             yield from _without_case(entry, wanted)
 
 

@@ -1,5 +1,6 @@
 """One row of a table of cases."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._arguments import shown
 from gan_blocks.registry import Entry, registry
 
 Make = Callable[..., Tensor]
@@ -20,8 +22,32 @@ def _call(block: Any, *inputs: Tensor) -> Tensor:
     return block(*inputs)
 
 
+MOST = 1000
+"""No more numbers are shown in a message."""
+
+
+def _draw(shape: tuple[int, ...]) -> str:
+    return f"make({', '.join(map(str, shape))})"
+
+
 def _as_code(x: Tensor) -> str:
-    return f"torch.tensor({x.tolist()}, dtype={x.dtype})"
+    shape = tuple(x.shape)
+    if x.numel() > MOST:
+        return f"{_draw(shape)}.to({x.dtype})"
+    if not x.numel():
+        return f"torch.empty({shape}, dtype={x.dtype})"
+    numbers = re.sub(r"\b(inf|nan)\b", r"float('\1')", str(x.tolist()))
+    return f"torch.tensor({numbers}, dtype={x.dtype})"
+
+
+def one_tensor(result: Any, what: str) -> Tensor:
+    """The result, if it is a tensor; a check has nothing to compare otherwise."""
+    if isinstance(result, Tensor):
+        return result
+    raise TypeError(
+        f"{what} of a case should return a tensor, got {shown(result)}; of several, return one, "
+        "or their concatenation"
+    )
 
 
 @dataclass(frozen=True)
@@ -47,6 +73,9 @@ class Case:
     Attributes:
         where: The file and line where the case is written.
 
+    Raises:
+        TypeError: If one of these is something else, such as inputs that are no function.
+
     Example:
         >>> from gan_blocks.testing import Case, check
         >>> case = Case(
@@ -70,7 +99,25 @@ class Case:
     where: str = field(init=False, default="", compare=False)
 
     def __post_init__(self) -> None:
-        frame = sys._getframe(2)  # behind the constructor that dataclass made
+        wrong = None
+        if not isinstance(self.spec, Mapping) or not isinstance(self.spec.get("block"), str):
+            wrong = f'spec should be a table such as {{"block": NAME}}, got {shown(self.spec)}'
+        for name in ("inputs", "reference", "call"):
+            if not callable(value := getattr(self, name)):
+                wrong = f"{name} should be a function, got {shown(value)}"
+        if not isinstance(self.detached, tuple):
+            wrong = (
+                f"detached should be a tuple of places, such as (1,), got {shown(self.detached)}"
+            )
+        for name in ("expected_failures", "without"):
+            if not isinstance(value := getattr(self, name), Mapping) or not all(value.values()):
+                wrong = f"{name} should give each name of a check its reason, got {shown(value)}"
+        if wrong:
+            raise TypeError(f"a case cannot be made: {wrong}")
+        frame = sys._getframe(1)
+        # Behind the constructor that dataclass made, and behind dataclasses.replace.
+        while frame.f_back and frame.f_globals.get("__name__") in ("dataclasses", __name__):
+            frame = frame.f_back
         object.__setattr__(self, "where", f"{frame.f_code.co_filename}:{frame.f_lineno}")
 
     @property
@@ -92,21 +139,49 @@ class Case:
             torch.manual_seed(0)
             block = registry.build(self.spec, **options)
             for weight in block.parameters() if isinstance(block, nn.Module) else ():
-                if not weight.is_meta and bool((weight == weight.flatten()[:1]).all()):
+                number = weight.is_floating_point() or weight.is_complex()
+                if not number or weight.is_meta or not weight.numel():
+                    continue
+                if bool((weight == weight.flatten()[:1]).all()):
                     weight.data = torch.randn(weight.shape, dtype=torch.float64).to(weight) / 2
         return block
 
     def tensors(
         self, dtype: torch.dtype = torch.float64, device: str = "cpu"
     ) -> tuple[Tensor, ...]:
-        """The inputs, always the same numbers."""
+        """The inputs, always the same numbers.
+
+        Each is a tensor of its own, whatever `inputs` made it of.
+
+        Raises:
+            TypeError: If `inputs` returns something else than a tuple of tensors.
+            ValueError: If it fails.
+        """
         generator = torch.Generator().manual_seed(1)
 
         def make(*shape: int) -> Tensor:
             x = torch.randn(shape, generator=generator, dtype=torch.float64)
             return x.to(dtype).to(device)
 
-        return tuple(x.to(device) for x in self.inputs(make))
+        return tuple(x.detach().clone().to(device) for x in self._made(make))
+
+    def _made(self, make: Make) -> tuple[Tensor, ...]:
+        try:
+            inputs = self.inputs(make)
+        except Exception as error:
+            raise ValueError(
+                f"{self.name}: its inputs cannot be made: {type(error).__name__}: {error}"
+            ) from error
+        several = isinstance(inputs, tuple | list)
+        if not several or not all(isinstance(x, Tensor) for x in inputs):
+            what = ", ".join(type(x).__name__ for x in (inputs if several else [inputs]))
+            hint = "; a comma is missing" if isinstance(inputs, Tensor) else ""
+            raise TypeError(
+                f"{self.name}: inputs should return a tuple of tensors, got {what}{hint}"
+            )
+        if not all(i in range(len(inputs)) for i in self.detached):
+            raise ValueError(f"{self.name}: detached is {self.detached}, of {len(inputs)} inputs")
+        return tuple(inputs)
 
     def snippet(self) -> str:
         """Lines of code that make the block and the inputs, as `block` and `inputs`."""
@@ -118,32 +193,40 @@ class Case:
             drawn.append((shape, x))
             return x
 
-        lines = []
-        for given in self.inputs(make):
-            found = [shape for shape, x in drawn if x is given]
-            lines.append(f"make({', '.join(map(str, found[0]))})" if found else _as_code(given))
-        if len(drawn) != sum(line.startswith("make(") for line in lines):
-            # Something is made of a draw: the numbers themselves.
-            lines = [_as_code(x) for x in self.tensors()]
-        inputs = "".join(f"{line}, " for line in lines)
+        given = self._made(make)
+        places = [i for x in given for i, (_, y) in enumerate(drawn) if x is y]
+        # If something is made of a draw, the numbers themselves are shown.
+        plain = places == list(range(len(drawn)))
+        shapes = {id(x): shape for shape, x in drawn} if plain else {}
+        lines = [_draw(shapes[id(x)]) if id(x) in shapes else _as_code(x) for x in given]
+        if any(x.numel() > MOST and id(x) not in shapes for x in given):
+            note = f"# What has more than {MOST} numbers is another draw here, of the same shape.\n"
+        else:
+            note = ""
+        spec = {
+            key: registry.to_spec(value) if hasattr(value, "_block_arguments") else value
+            for key, value in self.spec.items()
+        }
         return (
             "import torch\n"
             "from gan_blocks.testing import Case\n"
-            f"case = Case({dict(self.spec)!r},\n"
-            f"    inputs=lambda make: ({inputs.rstrip()}),\n"
+            f"{note}case = Case({spec!r},\n"
+            f"    inputs=lambda make: ({''.join(f'{line}, ' for line in lines).rstrip()}),\n"
             "    reference=lambda block, *inputs: block(*inputs))\n"
             "block, inputs = case.block(dtype=torch.float64), case.tensors()\n"
         )
 
     def run(self, block: Any, *inputs: Tensor) -> Tensor:
         """The block's result; blocks that draw random numbers draw the same ones each time."""
-        return self._seeded(self.call, block, *inputs)
+        return self._seeded(self.call, "call", block, *inputs)
 
     def run_reference(self, block: Any, *inputs: Tensor) -> Tensor:
         """The reference's result, from the same random numbers."""
-        return self._seeded(self.reference, block, *inputs)
+        return self._seeded(self.reference, "reference", block, *inputs)
 
-    def _seeded(self, function: Callable[..., Tensor], block: Any, *inputs: Tensor) -> Tensor:
+    def _seeded(
+        self, function: Callable[..., Tensor], what: str, block: Any, *inputs: Tensor
+    ) -> Tensor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            return function(block, *inputs)
+            return one_tensor(function(block, *inputs), what)

@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gan_blocks._arguments import did_you_mean
+from gan_blocks._arguments import did_you_mean, shown
 from gan_blocks.distributed import _draws, process_group
 from gan_blocks.errors import InvalidArgumentsError
 from gan_blocks.registry import registry
 from gan_blocks.spec import recorded_arguments
-from gan_blocks.testing.case import SEED, Case
+from gan_blocks.testing.case import SEED, Case, one_tensor
 
 _FUNCTIONS: dict[str, tuple[Callable[[Case], None], Callable[[Case], bool]]] = {}
 
@@ -55,15 +55,21 @@ def names_of_checks(case: Case) -> list[str]:
     """The checks that apply to a case: by what its block claims, less those of `without`.
 
     Raises:
+        TypeError: If it is no case.
         ValueError: If `expected_failures` or `without` names a check that there is not, or that does not
-            apply.
+            apply, or if both name it.
     """
+    if not isinstance(case, Case):
+        raise TypeError(f"a gan_blocks.testing.Case is needed, got {shown(case)}")
     names = [name for name, (_, applies) in _FUNCTIONS.items() if applies(case)]
     for place in ("expected_failures", "without"):
         for name in getattr(case, place):
             if name not in names:
                 reason = "does not apply to it" if name in CHECKS else f"is none{_nearest(name)}"
                 raise ValueError(f"{case.name}: {place} names the check {name!r}, which {reason}")
+    for name in case.without:
+        if name in case.expected_failures:
+            raise ValueError(f"{case.name}: the check {name!r} is left out, so it cannot fail")
     return [name for name in names if name not in case.without]
 
 
@@ -78,19 +84,23 @@ def check(case: Case, name: str | None = None) -> None:
     Raises:
         AssertionError: Saying which promise is broken, for which case, and lines of code that make its
             block and inputs.
-        ValueError: If there is no such check.
+        TypeError: If it is no case, or its inputs are no tensors.
+        ValueError: If there is no such check, or the inputs cannot be made.
     """
+    names = names_of_checks(case)
     if name is not None and name not in CHECKS:
         raise ValueError(f"there is no check {name!r}{_nearest(name)}")
-    for each in names_of_checks(case) if name is None else [name]:
+    case.tensors()  # what is wrong with them is no broken promise
+    for each in names if name is None else [name]:
         function, _ = _FUNCTIONS[each]
         reason = case.expected_failures.get(each)
         try:
             function(case)
         except Exception as error:
             if reason is None:
+                what = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
                 raise AssertionError(
-                    f"{case.name} breaks {each}: {CHECKS[each]}\n{error}\n\n"
+                    f"{case.name} breaks {each}: {CHECKS[each]}\n{what}{error}\n\n"
                     f"The case is written at {case.where}. Its block and inputs:\n\n"
                     f"{textwrap.indent(case.snippet(), '    ')}"
                 ) from error
@@ -99,8 +109,8 @@ def check(case: Case, name: str | None = None) -> None:
                 raise AssertionError(f"{case.name}: {each} was to fail ({reason}), but it passes")
 
 
-def _nearest(name: str) -> str:
-    return did_you_mean(name, list(CHECKS))
+def _nearest(name: Any) -> str:
+    return did_you_mean(str(name), list(CHECKS))
 
 
 # --- what a block is -----------------------------------------------------------------------
@@ -111,8 +121,10 @@ def recorded_arguments_are_complete(case: Case) -> None:
     """Every argument is recorded, defaults filled in, and shown by repr."""
     block = case.block()
     recorded = recorded_arguments(block)
-    assert list(recorded) == list(case.entry.blueprint.parameters)
-    assert all(f"{name}={value!r}" in repr(block) for name, value in recorded.items()), repr(block)
+    names = list(case.entry.blueprint.parameters)
+    assert list(recorded) == names, f"recorded are {list(recorded)}, and the arguments are {names}"
+    for name, value in recorded.items():
+        assert f"{name}={value!r}" in repr(block), f"{name}={value!r} is not in {block!r}"
 
 
 @_applies_when(_always)
@@ -120,24 +132,28 @@ def spec_round_trip(case: Case) -> None:
     """The spec survives JSON and builds a block with the same spec."""
     spec = registry.to_spec(case.block())
     again = json.loads(json.dumps(spec, allow_nan=False))
-    assert again == spec
-    assert registry.to_spec(registry.build(again, case.entry.kind)) == spec
-    assert registry.normalise(case.spec, case.entry.kind) == spec
+    assert again == spec, f"JSON makes {again} of {spec}"
+    for built in (
+        registry.to_spec(registry.build(again, case.entry.kind)),
+        registry.normalise(case.spec, case.entry.kind),
+    ):
+        assert built == spec, f"the spec is {spec}, and that of a block built from it {built}"
 
 
 @_applies_when(_always)
 def invalid_arguments_are_refused(case: Case) -> None:
     """What the declared limits forbid is refused, naming the argument."""
     plan = case.entry.blueprint
+    right = registry.to_spec(case.block())
     broken: list[tuple[str, dict[str, Any]]] = [
-        (name, {**case.spec, name: value})
+        (name, {**right, name: value})
         for name in plan.parameters
         for value in _violations(plan.types[name])
     ]
-    broken.append(("no_such_argument", {**case.spec, "no_such_argument": 1}))
+    broken.append(("no_such_argument", {**right, "no_such_argument": 1}))
     for name, parameter in plan.parameters.items():
         if parameter.default is parameter.empty:
-            broken.append((name, {k: v for k, v in case.spec.items() if k != name}))
+            broken.append((name, {k: v for k, v in right.items() if k != name}))
     for name, spec in broken:
         try:
             registry.build(spec, device="meta")
@@ -222,10 +238,12 @@ def inputs_are_untouched(case: Case) -> None:
     block, inputs = case.block(dtype=torch.float64), case.tensors()
     before = [x.clone() for x in inputs]
     case.run(block, *inputs)
-    for x, y in zip(inputs, before, strict=True):
-        _assert_equal(x, y)
-        assert not x.requires_grad
-        assert x.grad is None
+    for i, (x, y) in enumerate(zip(inputs, before, strict=True)):
+        torch.testing.assert_close(
+            x, y, rtol=0, atol=0, equal_nan=True, msg=lambda text, i=i: f"input {i}: {text}"
+        )
+        assert not x.requires_grad, f"input {i} requires a gradient now"
+        assert x.grad is None, f"input {i} has a gradient now"
 
 
 @_applies_when(_always)
@@ -239,9 +257,12 @@ def dtypes_are_followed(case: Case) -> None:
         if isinstance(cast, nn.Module):
             cast.to(dtype)
         actual = case.run(cast, *(x.to(dtype) if x.is_floating_point() else x for x in inputs))
-        assert actual.dtype == dtype or (dtype.itemsize < 4 and actual.dtype == torch.float32)
+        allowed = {dtype} | ({torch.float32} if dtype.itemsize < 4 else set())
+        assert actual.dtype in allowed, f"the result is {actual.dtype} where all else is {dtype}"
         tolerance = 40 * torch.finfo(dtype).eps
-        torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(
+            actual.double(), expected.double(), rtol=tolerance, atol=tolerance
+        )
 
 
 @_applies_when(_always)
@@ -249,8 +270,8 @@ def meta_device(case: Case) -> None:
     """It runs on the meta device: no tensor of its own lies on a fixed device."""
     expected = case.run(case.block(), *case.tensors(torch.float32))
     actual = case.run(case.block(device="meta"), *case.tensors(torch.float32, "meta"))
-    assert actual.is_meta
-    assert actual.shape == expected.shape
+    assert actual.is_meta, f"the result lies on {actual.device}"
+    assert actual.shape == expected.shape, f"{actual.shape}, and {expected.shape} on the CPU"
 
 
 @_applies_when(lambda case: not case.entry.blueprint.capabilities.batch_dependent)
@@ -258,8 +279,8 @@ def batch_mates(case: Case) -> None:
     """A sample's result does not depend on the other samples of its batch."""
     block, inputs = case.block(dtype=torch.float64), case.tensors()
     whole = case.run(block, *inputs)
-    batch, rest = inputs[: case.batched], inputs[len(inputs[: case.batched]) :]
-    if whole.dim() and all(len(x) == len(whole) for x in batch):
+    batch, rest = _batch_and_rest(case, inputs)
+    if whole.dim() and len(whole) and all(len(x) == len(whole) for x in batch):
         samples = range(len(whole))
         alone = [case.run(block, *(x[i : i + 1] for x in batch), *rest) for i in samples]
         torch.testing.assert_close(whole, torch.cat(alone), rtol=1e-9, atol=1e-11)
@@ -270,12 +291,22 @@ def permutation(case: Case) -> None:
     """Permuting the samples permutes the results, or leaves a scalar as it is."""
     block, inputs = case.block(dtype=torch.float64), case.tensors()
     expected = case.run(block, *inputs)
-    batch, rest = inputs[: case.batched], inputs[len(inputs[: case.batched]) :]
+    batch, rest = _batch_and_rest(case, inputs)
     orders = {len(x): torch.randperm(len(x), generator=_seeded(3)) for x in batch}
     actual = case.run(block, *(x[orders[len(x)]] for x in batch), *rest)
     if expected.dim() and len(expected) in orders:
         expected = expected[orders[len(expected)]]
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+
+
+def _batch_and_rest(
+    case: Case, inputs: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    batch = inputs[: case.batched]
+    for i, x in enumerate(batch):
+        if not x.dim():
+            raise ValueError(f"input {i} is a scalar and has no batch; say so with batched={i}")
+    return batch, inputs[len(batch) :]
 
 
 # --- under the conditions people train in ----------------------------------------------------
@@ -342,7 +373,7 @@ def compile_fullgraph(case: Case) -> None:
 def two_processes(case: Case) -> None:
     """Two processes with half of the batch each give what one gives on the whole, and its gradient."""
     inputs, block = list(case.tensors()), case.block(dtype=torch.float64)
-    batched = len(inputs[: case.batched])
+    batched = len(_batch_and_rest(case, tuple(inputs))[0])
     halves = [len(x) // 2 for x in inputs[:batched]]
     if 0 in halves or not dist.is_available() or not dist.is_gloo_available():
         return
@@ -401,7 +432,7 @@ def _objective(
     variables = [*inputs, *_weights(block).values()]
     draws = _draws.set(_seeded(SEED))  # torch's own generator is shared by all threads
     try:
-        result = case.call(block, *inputs)
+        result = one_tensor(case.call(block, *inputs), "call")
     finally:
         _draws.reset(draws)
     if result.dim():
@@ -455,7 +486,12 @@ def _function_of_inputs_and_weights(
         x.requires_grad_(x.is_floating_point() and i not in case.detached)
         for i, x in enumerate(inputs)
     ]
-    variables += [w.detach().clone().requires_grad_() for w in values]
+    variables += [w.detach().clone().requires_grad_(w.requires_grad) for w in values]
+    if not any(x.requires_grad for x in variables):
+        raise ValueError(
+            "there is nothing to differentiate by, no weight and no input of real numbers; leave the "
+            "check out, without={NAME: REASON}"
+        )
 
     def function(*tensors: Tensor) -> Tensor:
         weights = dict(zip(names, tensors[len(inputs) :], strict=True))
@@ -470,7 +506,7 @@ def _result_and_gradients(
 ) -> list[Tensor]:
     inputs = [x.requires_grad_(x.is_floating_point()) for x in case.tensors(torch.float32)]
     variables = [x for x in [*inputs, *_weights(block).values()] if x.requires_grad]
-    result = case._seeded(call or case.call, block, *inputs)
+    result = case._seeded(call or case.call, "call", block, *inputs)
     if not result.requires_grad:
         return [result]
     gradients = torch.autograd.grad(result.float().sum(), variables, allow_unused=True)

@@ -13,6 +13,9 @@ def parametrize(cases: Iterable[Case]) -> Callable[[Any], Any]:
     Args:
         cases: The table.
 
+    Raises:
+        ValueError: If it is empty, so that nothing would be tested; or as `names_of_checks`.
+
     Example:
         ```python
         from gan_blocks.testing import Case, check, parametrize
@@ -38,4 +41,6 @@ def parametrize(cases: Iterable[Case]) -> Callable[[Any], Any]:
         for case in cases
         for name in names_of_checks(case)
     ]
+    if not pairs:
+        raise ValueError("parametrize was given no case, so nothing would be tested")
     return pytest.mark.parametrize(("case", "name"), pairs)
