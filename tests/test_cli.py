@@ -408,6 +408,14 @@ def test_a_block_that_no_hook_returns_is_named(tmp_path, monkeypatch):
         ("cases = [3]", "is no gan_blocks.testing.Case"),
         ("def cases(): raise OSError('gone')", "OSError: gone"),
         ("cases = 'no_such_module:CASES'", "no plugin, package, module"),
+        ("cases = 'gan_blocks:NO_CASES'", "gan_blocks has no NO_CASES"),
+        ("def cases(): yield 1 / 0", "the attribute cases of rubbish: ZeroDivisionError"),
+        ("def cases(): raise SystemExit(0)", "the attribute cases of rubbish: SystemExit: 0"),
+        ("cases = type('R', (), {'__repr__': lambda self: 1 / 0})()", "list of cases, got <R>"),
+        (
+            "def cases(): return [Case({'blok': 'X'}, len, len)]",
+            "a case cannot be made: spec should",
+        ),
     ],
 )
 def test_cases_that_are_none_are_wrong_use(cases, text, tmp_path):
@@ -429,6 +437,40 @@ def test_what_cannot_be_checked_is_wrong_use(tmp_path):
     }.items():
         result = run("check", target)
         assert (result.exit_code, text in result.stderr) == (2, True), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("points", "text"),
+    [
+        ('wrong = "has_no_plug:plug"', "has_no_plug:plug: there is no plug"),
+        ('wrong = " has_no_plug : __doc__.plug"', "__doc__.plug: there is no plug"),
+        ("wrong = 3", "should be a table of lines such as name = \"module\", got {'wrong': 3}"),
+        ('wrong = ""', "should be a table of lines"),
+    ],
+)
+def test_entry_points_that_lead_nowhere_are_wrong_use(points, text, tmp_path):
+    (tmp_path / "pyproject.toml").write_text(f"[project.entry-points.gan_blocks]\n{points}\n")
+    (tmp_path / "has_no_plug.py").write_text('"Nothing."')
+    result = run("check", str(tmp_path))
+    assert (result.exit_code, text in result.stderr) == (2, True), result.stderr
+
+
+def test_wrong_case_is_told_once_with_its_place_and_stops_no_other(tmp_path):
+    file = Path(plugin(tmp_path, "mixed"))
+    lines = file.read_text().splitlines()
+    lines += ["SPEC = cases[0].spec", "cases += ["]
+    lines += ["  Case(SPEC, lambda make: make(3, 2), lambda block, x: x, note='bare'),"]
+    lines += ["  Case(SPEC, lambda make: (make(3),), lambda block, x: exit(3), note='exits'),", "]"]
+    file.write_text("\n".join(lines))
+    result = run("check", str(file), "--json")
+    rows = [row for row in json.loads(result.stdout)["results"] if row["outcome"] == "fail"]
+    assert [(row["case"], row["check"]) for row in rows] == [
+        ("mixed/Doubled-bare", "-"),
+        ("mixed/Doubled-exits", "literal_reference"),
+    ]
+    assert rows[0]["reason"].startswith(f"the case at {file}:{len(lines) - 2} is wrong: mixed/")
+    assert "a comma is missing" in rows[0]["reason"]
+    assert rows[1]["reason"] == "mixed/Doubled-exits breaks literal_reference: SystemExit: 3"
 
 
 # --- programs, completion, doctor --------------------------------------------------------------

@@ -16,7 +16,7 @@ import typer
 from rich.padding import Padding
 from rich.table import Table
 
-from gan_blocks._arguments import did_you_mean
+from gan_blocks._arguments import did_you_mean, shown
 from gan_blocks._plugins import BUILTIN, is_name
 from gan_blocks.cli._app import (
     NARROW,
@@ -151,14 +151,22 @@ def _plugins_of_folder(folder: Path) -> list[str]:
         raise _Wrong(f"{folder / 'pyproject.toml'}: {error}") from None
     if not points:
         raise _Wrong(f"{folder / 'pyproject.toml'} has no [project.entry-points.gan_blocks]")
+    if not isinstance(points, dict) or not all(isinstance(v, str) and v for v in points.values()):
+        raise _Wrong(
+            f"{folder / 'pyproject.toml'}: project.entry-points.gan_blocks should be a table of lines "
+            f'such as name = "module", got {shown(points)}'
+        )
     sys.path[:0] = [str(folder.resolve()), str((folder / "src").resolve())]
     for name, value in points.items():
         if name in registry._plugins.installed():
             registry._load(name)
         else:
-            module, _, attribute = value.partition(":")
-            plugin = _imported(module)
-            _registered(getattr(plugin, attribute) if attribute else plugin, name)
+            plugin = _imported(_module_of(value))
+            for attribute in filter(None, value.partition(":")[2].strip().split(".")):
+                if not hasattr(plugin, attribute):
+                    raise _Wrong(f"{value}: there is no {attribute}")
+                plugin = getattr(plugin, attribute)
+            _registered(plugin, name)
     return list(points)
 
 
@@ -247,7 +255,10 @@ def _cases_of(name: str) -> "list[Case]":
 
 def _cases_at(where: str) -> "list[Case]":
     target, _, name = where.partition(":")
-    return _as_cases(getattr(_imported(target), name or "CASES", None), where)
+    module, name = _imported(target), name or "CASES"
+    if not hasattr(module, name):
+        raise _Wrong(f"{where}: {target} has no {name}")
+    return _as_cases(getattr(module, name), where)
 
 
 def _as_cases(offered: Any, where: str) -> "list[Case]":
@@ -262,16 +273,16 @@ def _as_cases(offered: Any, where: str) -> "list[Case]":
             offered = offered.CASES  # type: ignore[attr-defined]
         if callable(offered):
             offered = offered()
+        if not isinstance(offered, Iterable) or isinstance(offered, str):
+            raise _Wrong(f"{where}: should be a list of cases, got {shown(offered)}")
+        offered = list(offered)
     except _Wrong:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _Wrong(f"{where}: {type(error).__name__}: {error}") from error
-    if not isinstance(offered, Iterable) or isinstance(offered, str):
-        raise _Wrong(f"{where}: should be a list of cases, got {offered!r}")
-    offered = list(offered)
     for case in offered:
         if not isinstance(case, Case):
-            raise _Wrong(f"{where}: {case!r} is no gan_blocks.testing.Case")
+            raise _Wrong(f"{where}: {shown(case)} is no gan_blocks.testing.Case")
     return offered
 
 
@@ -299,8 +310,10 @@ def _of_case(case: "Case", wanted: list[str]) -> Iterator[Result]:
 
     try:
         block, name, apply = case.spec["block"], case.name, names_of_checks(case)
-    except Exception as error:
-        yield Result(str(case.spec.get("block")), "?", "-", "fail", f"no such case: {error}")
+        case.tensors()
+    except (Exception, SystemExit) as error:
+        reason = f"the case at {case.where} is wrong: {error}"
+        yield Result(case.spec["block"], case.name, "-", "fail", reason)
         return
     for each in wanted:
         if each in apply:
@@ -317,8 +330,10 @@ def _outcome(case: "Case", name: str) -> tuple[str, str]:
         run(case, name)
     except KeyboardInterrupt:
         raise
+    except AssertionError as error:
+        return "fail", str(error)
     except BaseException as error:
-        return "fail", str(error) or type(error).__name__
+        return "fail", f"{case.name} breaks {name}: {type(error).__name__}: {error}"
     if name in case.expected_failures:
         return "skip", f"expected to fail: {case.expected_failures[name]}"
     return "pass", ""
