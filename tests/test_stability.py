@@ -304,7 +304,7 @@ def test_validate_tells_old_names_with_their_place_and_passes(tmp_path):
 def test_show_finds_a_block_by_its_former_name():
     registry.register(Scale, name="mine", kind="layer")
     shown = CliRunner().invoke(app, ["show", "mine/Factor"]).stdout
-    assert "mine/Scale (layer" in shown
+    assert "mine/Scale (layer, from in process)" in shown
     assert "formerly: mine/Factor, older/Factor" in shown
     assert "formerly: factr for factor" in shown
 

@@ -54,7 +54,8 @@ def show(
         return
     out = console()
     package, version = origin(plugin)
-    out.print(f"{entry.name} ({entry.kind}, from {package} {version})", style="bold")
+    source = f"{package} {version}".strip()
+    out.print(f"{entry.name} ({entry.kind}, from {source})", style="bold")
     out.print(f"\n{signature(entry)}\n")
     for argument, limits in arguments(entry).items():
         out.print(f"  {argument}: {limits}")
