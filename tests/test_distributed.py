@@ -13,7 +13,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gan_blocks import DCGANGenerator, MinibatchDiscrimination, MinibatchStdDev, distributed
+from gan_blocks import (
+    DCGANGenerator,
+    MinibatchDiscrimination,
+    MinibatchStdDev,
+    VirtualBatchNorm,
+    WithReference,
+    distributed,
+)
 from gan_blocks.testing.checks import _gloo_groups
 
 F64 = torch.float64
@@ -220,3 +227,12 @@ def test_draws_of_processes_seeded_differently_are_independent():
 
     first, second = on_processes(step)
     assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.03
+
+
+def test_reference_is_whole_on_every_process_for_layers_that_look_at_the_batch():
+    torch.manual_seed(0)
+    layers = [MinibatchDiscrimination(6, 3), VirtualBatchNorm(9), torch.nn.Linear(9, 1)]
+    network = WithReference(torch.nn.Sequential(*layers), torch.randn(5, 6)).double()
+    x = torch.randn(8, 6, dtype=torch.float64)
+    parts = on_processes(lambda rank: copy.deepcopy(network)(x[4 * rank :][:4]))
+    torch.testing.assert_close(torch.cat(parts), network(x))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from gan_blocks.distributed import local
 from gan_blocks.precision import WideBuffers, at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt
@@ -255,7 +256,8 @@ class WithReference(nn.Module):
             layer._collected = []
         self._on_reference = True
         try:
-            with _running_statistics_kept(self.network):
+            # Every process has the whole reference, so no layer looks for parts of it on the others.
+            with _running_statistics_kept(self.network), local():
                 # A copy: DistributedDataParallel writes to buffers between forward and backward.
                 self.network(*(x.clone() for x in self.reference), **options)
             return [layer._collected or [] for layer in layers]
