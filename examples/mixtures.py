@@ -13,7 +13,6 @@ arXiv:1712.04086, section 4.1: the data, the metrics and the published numbers.
 """
 
 import argparse
-import csv
 import sys
 import time
 from pathlib import Path
@@ -168,7 +167,7 @@ def study(name: str, out: Path, seeds: int, steps: int) -> list[dict[str, str]]:
                 for i, each in enumerate(x)
             ]
             rows = [row for row in rows if not key.items() <= row.items()] + found
-            write_rows(rows, path)
+            mode_collapse.write_rows(rows, path, FIELDS)
             print(*found, sep="\n", flush=True)
         done += found
     return done
@@ -177,16 +176,6 @@ def study(name: str, out: Path, seeds: int, steps: int) -> list[dict[str, str]]:
 def samples_of(out: Path, name: str, method: str) -> Path:
     """The samples of the first seed."""
     return out / f"{name} {method}.pt"
-
-
-def write_rows(rows: list[dict[str, str]], path: Path) -> None:
-    """All rows, or the old file if this is interrupted."""
-    part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
 
 
 def table(name: str, rows: list[dict[str, str]]) -> show.Table:

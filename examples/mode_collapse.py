@@ -16,7 +16,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,11 @@ def read_rows(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def write_rows(rows: list[Row], path: Path) -> None:
+def write_rows(rows: list[Row], path: Path, fields: Sequence[str]) -> None:
     """All rows, or the old file if this is interrupted."""
     part = path.with_suffix(".part")
     with part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     os.replace(part, path)
@@ -157,7 +157,7 @@ def study(out: Path, seeds: int, steps: int | None) -> list[Row]:
             row |= {metric: metrics[metric] for metric in COLUMNS[name]}
             found = [{k: "" if v is None else str(v) for k, v in row.items()}]
             rows += found
-            write_rows(rows, path)
+            write_rows(rows, path, FIELDS)
             print(*found[0].values(), flush=True)
         done += found
     return done

@@ -140,14 +140,14 @@ def test_stopped_study_goes_on_and_repeats_no_finished_run(toy, tmp_path, monkey
 def test_stop_while_the_rows_are_written_leaves_the_old_ones(collapse, tmp_path, monkeypatch):
     path = tmp_path / "mode_collapse.csv"
     row = dict.fromkeys(collapse.FIELDS, "1")
-    collapse.write_rows([row], path)
+    collapse.write_rows([row], path, collapse.FIELDS)
 
     def killed(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(collapse.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        collapse.write_rows([row, row], path)
+        collapse.write_rows([row, row], path, collapse.FIELDS)
     assert collapse.read_rows(path) == [row]
 
 
