@@ -2,7 +2,7 @@
 
     python examples/train.py examples/configs/digits.toml
     python examples/train.py examples/configs/digits.toml --resume
-    accelerate launch --cpu --num_processes 2 examples/train.py examples/configs/digits.toml
+    torchrun --nproc_per_node 2 examples/train.py examples/configs/digits.toml
 
 Read `config.py` for what a file may hold, `steps.py` for what each side computes in a step, `Trainer`
 for how a GAN is trained, and `run` for what is written around it. A run lies in one folder:
