@@ -392,6 +392,13 @@ def test_slope_and_spread_are_those_of_their_definitions(examples):
     assert examples.steps.spread([real, real * 0], [fake, fake * 0 + 10]) == 10
 
 
+def test_realness_is_the_mean_probability_and_half_precision_does_not_round_it(examples):
+    logits = torch.tensor([-1.0, 0.5, 2.0])
+    expected = (logits.sigmoid().sum() / 3).item()
+    for outputs in (logits, logits.bfloat16(), [logits[:2], logits[2:].view(1, 1)]):
+        assert examples.steps.realness(outputs).item() == pytest.approx(expected, rel=1e-6)
+
+
 # --- options of the steps ------------------------------------------------------------------------
 
 
