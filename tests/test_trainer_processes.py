@@ -64,6 +64,8 @@ def test_launched_run_writes_one_log_and_one_checkpoint_and_goes_on_alone(
 ):
     config, out = ROOT / "examples" / "configs" / "ring.toml", tmp_path / "out"
     arguments = [str(config), "--out", str(out), "--set", "log_every=1", "--set", "steps=3"]
+    for side in ("generator", "discriminator"):  # Adam's first steps would make much of rounding
+        arguments += ["--set", f'{side}_optimizer={{name="SGD", lr=0.01, momentum=0.9}}']
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     launch += ["--master_port", str(free_port()), "--redirects", "1", "--log_dir", str(tmp_path)]
     launch += [str(examples.folder / "train.py")]
@@ -87,7 +89,7 @@ def test_launched_run_writes_one_log_and_one_checkpoint_and_goes_on_alone(
     assert [line["step"] for line in logs[0]] == [1, 2, 3, 4, 5, 6]
     for ours, theirs in zip(*logs, strict=True):
         theirs = {k: v for k, v in theirs.items() if "second" not in k}
-        assert {k: ours[k] for k in theirs} == pytest.approx(theirs, rel=1e-3)
+        assert {k: ours[k] for k in theirs} == pytest.approx(theirs, rel=1e-4)
 
 
 def test_batch_that_the_processes_cannot_share_is_refused(examples):
