@@ -917,6 +917,10 @@ def test_limit_of_the_system_on_the_size_of_a_file_is_told(examples, tmp_path):
     try:
         with pytest.raises(examples.data.UsageError, match=r"step 5 .*\[Errno 27\] File too large"):
             examples.checkpoint.save({"step": 5, "weights": torch.zeros(100_000)}, path)
+        with pytest.raises(examples.data.UsageError, match=r"none yet; make room, and start again"):
+            examples.checkpoint.save(
+                {"step": 0, "weights": torch.zeros(100_000)}, tmp_path / "x.pt"
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert examples.checkpoint.load(path, torch.device("cpu")) == state
@@ -1031,7 +1035,7 @@ def test_resume_with_another_config_is_refused_and_names_the_difference(write, t
     assert (tmp_path / "out" / "checkpoint.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "other", "pickle", "poor"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "zeros", "other", "pickle", "poor"])
 def test_damaged_checkpoint_is_refused_and_kept(write, train, tmp_path, damage):
     config = write()
     train(config)
@@ -1046,7 +1050,10 @@ def test_damaged_checkpoint_is_refused_and_kept(write, train, tmp_path, damage):
         del state["parts"]["critic"]["layers.1.weight"]
         torch.save(state, path)
     else:
-        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "noise": b"\x80x"}[damage])
+        middle = len(whole) // 2
+        zeros = whole[:middle] + bytes(512) + whole[middle + 512 :]  # a block that never came
+        files = {"empty": b"", "cut": whole[:middle], "noise": b"\x80x", "zeros": zeros}
+        path.write_bytes(files[damage])
     before = path.read_bytes()
     status, message = train(config, "--resume")
     assert status == 2
