@@ -150,9 +150,17 @@ def cut_log(path: Path, step: int) -> None:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log but one that a killed process left unfinished."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged ({error}); delete it to go on without") from error
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    values = []
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        try:
+            values.append(json.loads(line))
+            known = isinstance(values[-1], dict) and "step" in values[-1]
+        except ValueError:
+            known = False
+        if not known:
+            raise UsageError(
+                f"{path} is damaged in line {number}, {line[:40]!r}; delete the line, and go on with "
+                "--resume"
+            )
+    return values

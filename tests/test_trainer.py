@@ -885,6 +885,58 @@ def test_line_of_the_log_that_was_cut_off_is_dropped(write, train, tmp_path):
     assert [line["step"] for line in log_of(tmp_path / "out")] == list(range(1, 13))
 
 
+@pytest.mark.parametrize("line", [b"no json", b"\xff\xfe\x00", b"[1]", b'{"loss": 1}'])
+def test_damaged_line_of_the_log_is_named(write, train, tmp_path, line):
+    config, path = write(), tmp_path / "out" / "log.jsonl"
+    train(config, "--set", "steps=7")
+    whole = path.read_bytes()
+    path.write_bytes(whole + line + b"\n")
+    status, message = train(config, "--resume")
+    assert status == 2
+    assert re.search(r"log.jsonl is damaged in line 8, .*; delete the line, and go on", message)
+    path.write_bytes(whole)
+    assert train(config, "--resume") == (0, "")
+
+
+def test_interrupted_run_says_from_where_it_goes_on(write, train, monkeypatch):
+    step = torch.optim.Adam.step
+
+    def interrupted(self, *args):
+        if self.state and {int(state["step"]) for state in self.state.values()} == {7}:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    config = write()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", interrupted)
+        status, message = train(config)
+    assert status == 130
+    assert message == (
+        "train.py: stopped after step 7; --resume goes on from the checkpoint of step 5\n"
+    )
+    assert train(config, "--resume") == (0, "")
+
+
+def test_folder_that_cannot_be_written_is_told(examples, write, train, monkeypatch, tmp_path):
+    config = write()
+    (tmp_path / "file").write_text("")
+    status, message = train(config, out="file/out")
+    assert status == 2
+    assert re.search(
+        r"file/out cannot be written \(.*Not a directory.*choose another --out", message
+    )
+
+    def gone(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(examples.plots, "samples", gone)
+        status, message = train(config)
+    assert status == 2
+    assert re.search(r"out cannot be written \(.*No space.*make room.* --resume goes on", message)
+    assert train(config, "--resume") == (0, "")
+
+
 def test_full_disk_is_told_and_leaves_the_earlier_checkpoints(
     examples, write, train, tmp_path, monkeypatch
 ):
