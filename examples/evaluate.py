@@ -207,7 +207,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     def evaluate_it() -> None:
         trainer = train.restore(options.run, reading.choose_device(options.device))
-        print(json.dumps(evaluate_run(trainer, options.run, options.inception), indent=2))
+        metrics = evaluate_run(trainer, options.run, options.inception)
+        if not metrics:
+            name = trainer.config.data.name
+            raise data.UsageError(f"{name} has no metrics of its own; add --inception 10000")
+        print(json.dumps(metrics, indent=2))
 
     return reading.exit_status("evaluate.py", evaluate_it)
 

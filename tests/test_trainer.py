@@ -1213,7 +1213,7 @@ def test_digits_are_1797_images_in_minus_one_to_one(examples):
     assert labels.unique().tolist() == list(range(10))
 
 
-def test_image_folder_trains_on_images_of_any_size(write, train, tmp_path):
+def test_image_folder_trains_on_images_of_any_size(examples, write, train, tmp_path, capsys):
     random = np.random.default_rng(0)
     for name, size in (("a/1.png", (9, 12)), ("a/2.png", (8, 8)), ("b/3.png", (20, 10)),
                        ("b/4.png", (8, 30))):  # fmt: skip
@@ -1223,6 +1223,9 @@ def test_image_folder_trains_on_images_of_any_size(write, train, tmp_path):
     data = 'name = "ImageFolder"\nroot = "images"\nimage_size = 8'
     assert train(image_config(write, data, channels=3)) == (0, "")
     assert not (tmp_path / "out" / "metrics.json").exists()
+    assert examples.evaluate.main([str(tmp_path / "out"), "--device", "cpu"]) == 2
+    told = capsys.readouterr().err
+    assert told == "evaluate.py: ImageFolder has no metrics of its own; add --inception 10000\n"
     (tmp_path / "images" / "b" / "4.png").write_bytes(b"no image")
     status, message = train(image_config(write, data, channels=3), out="other")
     assert status == 2
