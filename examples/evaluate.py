@@ -206,6 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def evaluate_it() -> None:
+        if options.inception < 0:
+            raise data.UsageError(f"--inception: should be 0 or more, got {options.inception}")
         trainer = train.restore(options.run, reading.choose_device(options.device))
         metrics = evaluate_run(trainer, options.run, options.inception)
         if not metrics:

@@ -1226,6 +1226,8 @@ def test_image_folder_trains_on_images_of_any_size(examples, write, train, tmp_p
     assert examples.evaluate.main([str(tmp_path / "out"), "--device", "cpu"]) == 2
     told = capsys.readouterr().err
     assert told == "evaluate.py: ImageFolder has no metrics of its own; add --inception 10000\n"
+    assert examples.evaluate.main([str(tmp_path / "out"), "--inception", "-1"]) == 2
+    assert capsys.readouterr().err == "evaluate.py: --inception: should be 0 or more, got -1\n"
     (tmp_path / "images" / "b" / "4.png").write_bytes(b"no image")
     status, message = train(image_config(write, data, channels=3), out="other")
     assert status == 2
