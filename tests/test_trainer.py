@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import re
 import resource
 import subprocess
@@ -599,6 +600,29 @@ def test_parts_of_a_batch_make_the_step_that_the_whole_makes(trainer, reuse):
     torch.testing.assert_close(steps[0], steps[1], rtol=1e-4, atol=1e-5)
 
 
+def test_average_takes_the_whole_batch_for_one_step_whatever_its_parts(trainer):
+    it, batches = trainer(("ema = 0.9", "ema = { half_life = 16 }"), ("batch_size = 16", "batch_size = 16\naccumulate = 4"))
+    before = next(it.generator.parameters()).detach().clone()
+    it.generator_step(next(batches), it.latents(16))
+    now = next(it.generator.parameters()).detach()
+    torch.testing.assert_close(next(it.ema.parameters()).data, (before + now) / 2)
+
+
+def test_schedules_count_steps_of_the_generator_from_0(trainer):
+    schedule = '{ block = "LinearSchedule", start = 1.0, end = 3.0, steps = 2 }'
+    it, batches = trainer(
+        ("lr = 1e-3\nbetas", f"lr = {schedule}\nbetas"),
+        ('"Adam"\nlr = 1e-3\n', f'"Adam"\nlr = {schedule}\n'),
+        ("steps = 12", "steps = 12\ncritic_steps = 2"),
+        NO_PENALTY,
+    )
+    rates = []
+    for _ in range(4):
+        it.train_step([next(batches), next(batches)])
+        rates.append([x.param_groups[0]["lr"] for x in (it.g_optimizer, it.d_optimizer)])
+    assert rates == [[1, 1], [2, 2], [3, 3], [3, 3]]
+
+
 def test_batch_that_has_no_such_parts_is_refused(write, train):
     status, message = train(write(("batch_size = 16", "batch_size = 16\naccumulate = 3")))
     assert status == 2
@@ -860,6 +884,25 @@ def test_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
     metrics = [(tmp_path / run / "metrics.json").read_text() for run in ("whole", "parts")]
     assert metrics[0] == metrics[1]
+
+
+def test_every_random_number_goes_on_where_it_was(examples):
+    numbers = examples.checkpoint.RandomNumbers(0, torch.device("cpu"))
+
+    def drawn():
+        return [
+            random.random(),
+            np.random.rand(),  # noqa: NPY002
+            torch.rand(()).item(),
+            torch.rand((), generator=numbers.draws).item(),
+        ]
+
+    drawn()
+    state = numbers.state_dict()
+    expected, later = drawn(), drawn()
+    numbers.load_state_dict(state)
+    assert drawn() == expected
+    assert all(a != b for a, b in zip(expected, later, strict=True))
 
 
 def test_run_killed_at_20_moments_goes_on_to_the_last_bit_each_time(write, tmp_path):
