@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
 )
 """What a checkpoint raises that is cut, overwritten, or of something else."""
 
@@ -74,10 +76,11 @@ def save(state: dict[str, Any], path: Path) -> None:
     except (OSError, RuntimeError) as error:  # torch stumbles over what the system has refused
         temporary.unlink(missing_ok=True)
         error = error.__context__ if isinstance(error.__context__, OSError) else error
-        last = f"{path} still has an earlier one" if path.exists() else "there is none yet"
+        remedy = "there is none yet; make room, and start again"
+        if path.exists():
+            remedy = f"{path} still has an earlier one; make room, and go on with --resume"
         raise UsageError(
-            f"the checkpoint of step {state['step']} cannot be written ({error}): {last}; make room, "
-            "and go on with --resume"
+            f"the checkpoint of step {state['step']} cannot be written ({error}): {remedy}"
         ) from error
     if path.exists():
         path.replace(previous(path))
@@ -96,6 +99,9 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{path} is not there, so there is no run to go on with; check the folder")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
         with warnings.catch_warnings(action="ignore"):  # of formats that are refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
         kind = state["device"]
@@ -144,9 +150,17 @@ def cut_log(path: Path, step: int) -> None:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log but one that a killed process left unfinished."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged ({error}); delete it to go on without") from error
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    values = []
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        try:
+            values.append(json.loads(line))
+            known = isinstance(values[-1], dict) and "step" in values[-1]
+        except ValueError:
+            known = False
+        if not known:
+            raise UsageError(
+                f"{path} is damaged in line {number}, {line[:40]!r}; delete the line, and go on with "
+                "--resume"
+            )
+    return values

@@ -206,8 +206,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def evaluate_it() -> None:
+        if options.inception < 0:
+            raise data.UsageError(f"--inception: should be 0 or more, got {options.inception}")
         trainer = train.restore(options.run, reading.choose_device(options.device))
-        print(json.dumps(evaluate_run(trainer, options.run, options.inception), indent=2))
+        metrics = evaluate_run(trainer, options.run, options.inception)
+        if not metrics:
+            name = trainer.config.data.name
+            raise data.UsageError(f"{name} has no metrics of its own; add --inception 10000")
+        print(json.dumps(metrics, indent=2))
 
     return reading.exit_status("evaluate.py", evaluate_it)
 

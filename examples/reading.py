@@ -236,7 +236,7 @@ def exit_status(command: str, body: Callable[[], None]) -> int:
     except (FloatingPointError, Collapsed) as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"{command}: stopped", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"{command}: stopped {error}".rstrip(), file=sys.stderr)
         return 130
     return 0

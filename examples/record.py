@@ -1,6 +1,8 @@
 """What a run writes while it trains."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,6 +12,7 @@ from tqdm import tqdm
 
 import checkpoint
 import plots
+from data import UsageError
 
 Values = dict[str, float]
 
@@ -26,10 +29,14 @@ class Record:
 
     def __init__(self, trainer: Any, out: Path) -> None:
         self.trainer, self.config, self.out = trainer, trainer.config, out
-        self.seconds, self.timed = 0.0, 0
+        self.seconds, self.timed, self.kept = 0.0, 0, trainer.step
 
     def __enter__(self) -> "Record":
-        start = self.trainer.step
+        with self._writing():
+            self._open(self.trainer.step)
+        return self
+
+    def _open(self, start: int) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         if not start:
             self._checkpoint()
@@ -41,7 +48,6 @@ class Record:
             self.out / "tensorboard", purge_step=start + 1 if start else None
         )
         self.bar = tqdm(total=self.config.steps, initial=start, unit="step", disable=None)
-        return self
 
     def __exit__(
         self,
@@ -49,8 +55,14 @@ class Record:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for each in (self.bar, self.board, self.log):
-            each.close()
+        with self._writing():
+            for each in (self.bar, self.board, self.log):
+                each.close()
+        if kind is KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"after step {self.trainer.step}; --resume goes on from the checkpoint of step "
+                f"{self.kept}"
+            )
 
     def step(self, values: Values, seconds: float) -> None:
         """Write what is due after a step.
@@ -59,10 +71,14 @@ class Record:
             values: What the step has to tell.
             seconds: How long it took, its data included.
         """
-        config, step = self.config, self.trainer.step
-        last = step == config.steps
         self.seconds, self.timed = self.seconds + seconds, self.timed + 1
         self.bar.update()
+        with self._writing():
+            self._write(values)
+
+    def _write(self, values: Values) -> None:
+        config, step = self.config, self.trainer.step
+        last = step == config.steps
         if step % config.log_every == 0:
             self._tell(step, values)
         if step % config.sample_every == 0 or last:
@@ -86,3 +102,14 @@ class Record:
 
     def _checkpoint(self) -> None:
         checkpoint.save(self.trainer.state_dict(), self.out / "checkpoint.pt")
+        self.kept = self.trainer.step
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UsageError(
+                f"{self.out} cannot be written ({error}); make room, or choose another --out. If there "
+                "is a checkpoint, it is kept, and --resume goes on from it"
+            ) from error

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks import FeatureExtractor
+from gan_blocks.precision import at_least_float32
 from gan_blocks.types import Logits
 
 Terms = dict[str, Tensor]
@@ -26,7 +27,8 @@ Batch = tuple[Tensor, ...]
 def realness(logits: Logits) -> Tensor:
     """The mean probability of being real."""
     parts = [logits] if isinstance(logits, Tensor) else logits
-    return torch.cat([part.detach().flatten() for part in parts]).sigmoid().mean()
+    outputs = torch.cat([part.detach().flatten() for part in parts])
+    return at_least_float32(outputs).sigmoid().mean()
 
 
 @torch.no_grad()

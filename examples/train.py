@@ -2,11 +2,10 @@
 
     python examples/train.py examples/configs/digits.toml
     python examples/train.py examples/configs/digits.toml --resume
-    accelerate launch --cpu --num_processes 2 examples/train.py examples/configs/digits.toml
+    torchrun --nproc_per_node 2 examples/train.py examples/configs/digits.toml
 
 Read `config.py` for what a file may hold, `steps.py` for what each side computes in a step, `Trainer`
-for how a GAN is trained, and `run` for what is written around it. A run lies in one folder:
-`checkpoint.pt`, `log.jsonl`, `tensorboard/`, `samples/`, `curves.png` and `metrics.json`.
+for how a GAN is trained, and `record.py` for what a run writes into its folder.
 """
 
 import argparse
@@ -339,7 +338,8 @@ def main(arguments: list[str] | None = None) -> int:
         device = reading.choose_device(options.device)
         trainer = run(config, options.config.parent, out, device, options.resume)
         if trainer.is_main:
-            print(json.dumps(evaluate_run(trainer, out), indent=2))
+            if metrics := evaluate_run(trainer, out):
+                print(json.dumps(metrics, indent=2))
             print(f"The samples are in {out / 'samples'}, the loss curves in {out / 'curves.png'}.")
         trainer.accelerator.end_training()
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import re
 import resource
 import subprocess
@@ -392,6 +393,13 @@ def test_slope_and_spread_are_those_of_their_definitions(examples):
     assert examples.steps.spread([real, real * 0], [fake, fake * 0 + 10]) == 10
 
 
+def test_realness_is_the_mean_probability_and_half_precision_does_not_round_it(examples):
+    logits = torch.tensor([-1.0, 0.5, 2.0])
+    expected = (logits.sigmoid().sum() / 3).item()
+    for outputs in (logits, logits.bfloat16(), [logits[:2], logits[2:].view(1, 1)]):
+        assert examples.steps.realness(outputs).item() == pytest.approx(expected, rel=1e-6)
+
+
 # --- options of the steps ------------------------------------------------------------------------
 
 
@@ -590,6 +598,29 @@ def test_parts_of_a_batch_make_the_step_that_the_whole_makes(trainer, reuse):
         weights = [p.detach() for n in (it.critic, it.generator) for p in n.parameters()]
         steps.append((values, weights))
     torch.testing.assert_close(steps[0], steps[1], rtol=1e-4, atol=1e-5)
+
+
+def test_average_takes_the_whole_batch_for_one_step_whatever_its_parts(trainer):
+    it, batches = trainer(("ema = 0.9", "ema = { half_life = 16 }"), ("batch_size = 16", "batch_size = 16\naccumulate = 4"))
+    before = next(it.generator.parameters()).detach().clone()
+    it.generator_step(next(batches), it.latents(16))
+    now = next(it.generator.parameters()).detach()
+    torch.testing.assert_close(next(it.ema.parameters()).data, (before + now) / 2)
+
+
+def test_schedules_count_steps_of_the_generator_from_0(trainer):
+    schedule = '{ block = "LinearSchedule", start = 1.0, end = 3.0, steps = 2 }'
+    it, batches = trainer(
+        ("lr = 1e-3\nbetas", f"lr = {schedule}\nbetas"),
+        ('"Adam"\nlr = 1e-3\n', f'"Adam"\nlr = {schedule}\n'),
+        ("steps = 12", "steps = 12\ncritic_steps = 2"),
+        NO_PENALTY,
+    )
+    rates = []
+    for _ in range(4):
+        it.train_step([next(batches), next(batches)])
+        rates.append([x.param_groups[0]["lr"] for x in (it.g_optimizer, it.d_optimizer)])
+    assert rates == [[1, 1], [2, 2], [3, 3], [3, 3]]
 
 
 def test_batch_that_has_no_such_parts_is_refused(write, train):
@@ -855,6 +886,25 @@ def test_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(
     assert metrics[0] == metrics[1]
 
 
+def test_every_random_number_goes_on_where_it_was(examples):
+    numbers = examples.checkpoint.RandomNumbers(0, torch.device("cpu"))
+
+    def drawn():
+        return [
+            random.random(),
+            np.random.rand(),  # noqa: NPY002
+            torch.rand(()).item(),
+            torch.rand((), generator=numbers.draws).item(),
+        ]
+
+    drawn()
+    state = numbers.state_dict()
+    expected, later = drawn(), drawn()
+    numbers.load_state_dict(state)
+    assert drawn() == expected
+    assert all(a != b for a, b in zip(expected, later, strict=True))
+
+
 def test_run_killed_at_20_moments_goes_on_to_the_last_bit_each_time(write, tmp_path):
     config = write(("steps = 12", "steps = 40"), ("checkpoint_every = 5", "checkpoint_every = 7"))
     script = Path(__file__).with_name("kill_runs.py")
@@ -876,6 +926,58 @@ def test_line_of_the_log_that_was_cut_off_is_dropped(write, train, tmp_path):
         file.write('{"step": 99999, "d_lo')
     assert train(config, "--resume") == (0, "")
     assert [line["step"] for line in log_of(tmp_path / "out")] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("line", [b"no json", b"\xff\xfe\x00", b"[1]", b'{"loss": 1}'])
+def test_damaged_line_of_the_log_is_named(write, train, tmp_path, line):
+    config, path = write(), tmp_path / "out" / "log.jsonl"
+    train(config, "--set", "steps=7")
+    whole = path.read_bytes()
+    path.write_bytes(whole + line + b"\n")
+    status, message = train(config, "--resume")
+    assert status == 2
+    assert re.search(r"log.jsonl is damaged in line 8, .*; delete the line, and go on", message)
+    path.write_bytes(whole)
+    assert train(config, "--resume") == (0, "")
+
+
+def test_interrupted_run_says_from_where_it_goes_on(write, train, monkeypatch):
+    step = torch.optim.Adam.step
+
+    def interrupted(self, *args):
+        if self.state and {int(state["step"]) for state in self.state.values()} == {7}:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    config = write()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", interrupted)
+        status, message = train(config)
+    assert status == 130
+    assert message == (
+        "train.py: stopped after step 7; --resume goes on from the checkpoint of step 5\n"
+    )
+    assert train(config, "--resume") == (0, "")
+
+
+def test_folder_that_cannot_be_written_is_told(examples, write, train, monkeypatch, tmp_path):
+    config = write()
+    (tmp_path / "file").write_text("")
+    status, message = train(config, out="file/out")
+    assert status == 2
+    assert re.search(
+        r"file/out cannot be written \(.*Not a directory.*choose another --out", message
+    )
+
+    def gone(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(examples.plots, "samples", gone)
+        status, message = train(config)
+    assert status == 2
+    assert re.search(r"out cannot be written \(.*No space.*make room.* --resume goes on", message)
+    assert train(config, "--resume") == (0, "")
 
 
 def test_full_disk_is_told_and_leaves_the_earlier_checkpoints(
@@ -910,6 +1012,10 @@ def test_limit_of_the_system_on_the_size_of_a_file_is_told(examples, tmp_path):
     try:
         with pytest.raises(examples.data.UsageError, match=r"step 5 .*\[Errno 27\] File too large"):
             examples.checkpoint.save({"step": 5, "weights": torch.zeros(100_000)}, path)
+        with pytest.raises(examples.data.UsageError, match=r"none yet; make room, and start again"):
+            examples.checkpoint.save(
+                {"step": 0, "weights": torch.zeros(100_000)}, tmp_path / "x.pt"
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert examples.checkpoint.load(path, torch.device("cpu")) == state
@@ -1024,7 +1130,7 @@ def test_resume_with_another_config_is_refused_and_names_the_difference(write, t
     assert (tmp_path / "out" / "checkpoint.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "other", "pickle", "poor"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "zeros", "other", "pickle", "poor"])
 def test_damaged_checkpoint_is_refused_and_kept(write, train, tmp_path, damage):
     config = write()
     train(config)
@@ -1039,7 +1145,10 @@ def test_damaged_checkpoint_is_refused_and_kept(write, train, tmp_path, damage):
         del state["parts"]["critic"]["layers.1.weight"]
         torch.save(state, path)
     else:
-        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "noise": b"\x80x"}[damage])
+        middle = len(whole) // 2
+        zeros = whole[:middle] + bytes(512) + whole[middle + 512 :]  # a block that never came
+        files = {"empty": b"", "cut": whole[:middle], "noise": b"\x80x", "zeros": zeros}
+        path.write_bytes(files[damage])
     before = path.read_bytes()
     status, message = train(config, "--resume")
     assert status == 2
@@ -1147,7 +1256,7 @@ def test_digits_are_1797_images_in_minus_one_to_one(examples):
     assert labels.unique().tolist() == list(range(10))
 
 
-def test_image_folder_trains_on_images_of_any_size(write, train, tmp_path):
+def test_image_folder_trains_on_images_of_any_size(examples, write, train, tmp_path, capsys):
     random = np.random.default_rng(0)
     for name, size in (("a/1.png", (9, 12)), ("a/2.png", (8, 8)), ("b/3.png", (20, 10)),
                        ("b/4.png", (8, 30))):  # fmt: skip
@@ -1157,6 +1266,11 @@ def test_image_folder_trains_on_images_of_any_size(write, train, tmp_path):
     data = 'name = "ImageFolder"\nroot = "images"\nimage_size = 8'
     assert train(image_config(write, data, channels=3)) == (0, "")
     assert not (tmp_path / "out" / "metrics.json").exists()
+    assert examples.evaluate.main([str(tmp_path / "out"), "--device", "cpu"]) == 2
+    told = capsys.readouterr().err
+    assert told == "evaluate.py: ImageFolder has no metrics of its own; add --inception 10000\n"
+    assert examples.evaluate.main([str(tmp_path / "out"), "--inception", "-1"]) == 2
+    assert capsys.readouterr().err == "evaluate.py: --inception: should be 0 or more, got -1\n"
     (tmp_path / "images" / "b" / "4.png").write_bytes(b"no image")
     status, message = train(image_config(write, data, channels=3), out="other")
     assert status == 2
