@@ -601,7 +601,10 @@ def test_parts_of_a_batch_make_the_step_that_the_whole_makes(trainer, reuse):
 
 
 def test_average_takes_the_whole_batch_for_one_step_whatever_its_parts(trainer):
-    it, batches = trainer(("ema = 0.9", "ema = { half_life = 16 }"), ("batch_size = 16", "batch_size = 16\naccumulate = 4"))
+    it, batches = trainer(
+        ("ema = 0.9", "ema = { half_life = 16 }"),
+        ("batch_size = 16", "batch_size = 16\naccumulate = 4"),
+    )
     before = next(it.generator.parameters()).detach().clone()
     it.generator_step(next(batches), it.latents(16))
     now = next(it.generator.parameters()).detach()
