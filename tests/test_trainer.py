@@ -66,10 +66,13 @@ from gan_blocks import block, hookimpl
 
 @block
 class SquareLoss(nn.Module):
+    """Counts its calls in its state."""
     def __init__(self, scale: float = 2.0):
         super().__init__()
         self.scale = scale
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
     def discriminator(self, real_logits, fake_logits):
+        self.calls += 1
         return self.scale * ((real_logits - 1).square().mean() + fake_logits.square().mean())
     def generator(self, fake_logits, real_logits=None):
         return self.scale * (fake_logits - 1).square().mean()
@@ -601,7 +604,10 @@ def test_parts_of_a_batch_make_the_step_that_the_whole_makes(trainer, reuse):
 
 
 def test_average_takes_the_whole_batch_for_one_step_whatever_its_parts(trainer):
-    it, batches = trainer(("ema = 0.9", "ema = { half_life = 16 }"), ("batch_size = 16", "batch_size = 16\naccumulate = 4"))
+    it, batches = trainer(
+        ("ema = 0.9", "ema = { half_life = 16 }"),
+        ("batch_size = 16", "batch_size = 16\naccumulate = 4"),
+    )
     before = next(it.generator.parameters()).detach().clone()
     it.generator_step(next(batches), it.latents(16))
     now = next(it.generator.parameters()).detach()
@@ -825,10 +831,16 @@ def test_evaluation_of_a_finished_run_gives_its_metrics_again(
     assert capsys.readouterr().out == expected
 
 
-def test_plugin_s_loss_and_auxiliary_term_train_and_resume(examples, write, train, tmp_path):
+def test_plugin_s_loss_and_auxiliary_term_and_a_lazy_penalty_train_and_resume(
+    examples, write, train, tmp_path
+):
     (tmp_path / "my_blocks.py").write_text(PLUGIN)
     config = write(
         ('block = "RelativisticLoss"', 'block = "my_blocks/SquareLoss"\nscale = 3.0'),
+        (
+            '{ block = "R1Penalty", gamma = 0.1 }',
+            '{ block = "Lazy", penalty = { block = "R1Penalty", gamma = 0.1 }, every = 5 }',
+        ),
         (
             "[data]",
             'plugins = ["./my_blocks.py"]\n'
@@ -839,6 +851,8 @@ def test_plugin_s_loss_and_auxiliary_term_train_and_resume(examples, write, trai
     assert train(config, "--resume") == (0, "")
     state = parts(tmp_path / "out")
     assert state["auxiliary.0"]["calls"] == 12
+    assert state["loss"]["calls"] == 12
+    assert state["penalties.0"] == {"_extra_state": 12}
     assert examples.evaluate.main([str(tmp_path / "out"), "--device", "cpu"]) == 0
 
 
@@ -864,7 +878,10 @@ def test_auxiliary_term_enters_with_its_weight(trainer, tmp_path):
 
 
 OPTIONS = [
-    ("steps = 12", 'steps = 12\nreuse_fakes = true\nprecision = "bfloat16"\nclip_gradient = 1.0'),
+    (
+        "steps = 12",
+        'steps = 12\ncritic_steps = 2\nreuse_fakes = true\nprecision = "bfloat16"\nclip_gradient = 1.0',
+    ),
     MATCHING,
     ("[discriminator]", 'norm = "virtual"\n\n[discriminator]'),
     ("[loss]", 'norm = "virtual"\nminibatch_kernels = 4\n\n[loss]'),
