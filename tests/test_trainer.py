@@ -376,8 +376,12 @@ def test_one_step_in_which_the_generator_learns_begins_the_count_anew(examples, 
         watch.step(1000, {"spread": 1.0, "slope": 0.0} | told)
 
 
-def test_generator_with_another_teacher_is_left_alone(examples, trainer):
-    watch = examples.watch.Watch(trainer(MATCHING)[0].config)
+@pytest.mark.parametrize("teacher", [True, False])
+def test_generator_with_another_teacher_or_without_the_loss_is_left_alone(
+    examples, trainer, teacher
+):
+    without = ("steps = 12", "steps = 12\nadversarial_weight = 0")
+    watch = examples.watch.Watch(trainer(MATCHING if teacher else without)[0].config)
     for step in range(1000):
         values = {"spread": 0.0, "slope": 0.0, "d_real": 1.0}
         watch.step(step, values)
@@ -603,6 +607,13 @@ def test_parts_of_a_batch_make_the_step_that_the_whole_makes(trainer, reuse):
     torch.testing.assert_close(steps[0], steps[1], rtol=1e-4, atol=1e-5)
 
 
+def test_samples_of_a_seed_do_not_depend_on_the_parts_of_a_batch(trainer):
+    whole, parts = (
+        trainer(("batch_size = 16", f"batch_size = 16\naccumulate = {k}"))[0] for k in (1, 4)
+    )
+    assert torch.equal(whole.latents(10, seed=3), parts.latents(10, seed=3))
+
+
 def test_average_takes_the_whole_batch_for_one_step_whatever_its_parts(trainer):
     it, batches = trainer(
         ("ema = 0.9", "ema = { half_life = 16 }"),
@@ -761,6 +772,17 @@ def test_each_network_gets_the_labels_of_the_real_samples(conditional, settings)
         parts = labels.chunk(it.config.accumulate)
         assert all(any(torch.equal(y, part) for part in (*parts, labels)) for y in seen)
         assert len(seen) >= 2
+
+
+def test_samples_after_the_step_have_the_classes_of_the_critic_s_last_batch(
+    conditional, monkeypatch
+):
+    it, seen = conditional("critic_steps=2"), []
+    monkeypatch.setattr(it, "judge", lambda z, labels: seen.append(labels))
+    reals = [batch for batch, _ in zip(it.batches(), range(2), strict=False)]
+    it.train_step(reals)
+    assert [labels.tolist() for labels in seen] == [reals[1][1].tolist()]
+    assert reals[0][1].tolist() != reals[1][1].tolist()
 
 
 def test_rows_of_a_picture_are_classes(conditional, examples):
