@@ -66,10 +66,13 @@ from gan_blocks import block, hookimpl
 
 @block
 class SquareLoss(nn.Module):
+    """Counts its calls in its state."""
     def __init__(self, scale: float = 2.0):
         super().__init__()
         self.scale = scale
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
     def discriminator(self, real_logits, fake_logits):
+        self.calls += 1
         return self.scale * ((real_logits - 1).square().mean() + fake_logits.square().mean())
     def generator(self, fake_logits, real_logits=None):
         return self.scale * (fake_logits - 1).square().mean()
@@ -373,8 +376,12 @@ def test_one_step_in_which_the_generator_learns_begins_the_count_anew(examples, 
         watch.step(1000, {"spread": 1.0, "slope": 0.0} | told)
 
 
-def test_generator_with_another_teacher_is_left_alone(examples, trainer):
-    watch = examples.watch.Watch(trainer(MATCHING)[0].config)
+@pytest.mark.parametrize("teacher", [True, False])
+def test_generator_with_another_teacher_or_without_the_loss_is_left_alone(
+    examples, trainer, teacher
+):
+    without = ("steps = 12", "steps = 12\nadversarial_weight = 0")
+    watch = examples.watch.Watch(trainer(MATCHING if teacher else without)[0].config)
     for step in range(1000):
         values = {"spread": 0.0, "slope": 0.0, "d_real": 1.0}
         watch.step(step, values)
@@ -600,6 +607,13 @@ def test_parts_of_a_batch_make_the_step_that_the_whole_makes(trainer, reuse):
     torch.testing.assert_close(steps[0], steps[1], rtol=1e-4, atol=1e-5)
 
 
+def test_samples_of_a_seed_do_not_depend_on_the_parts_of_a_batch(trainer):
+    whole, parts = (
+        trainer(("batch_size = 16", f"batch_size = 16\naccumulate = {k}"))[0] for k in (1, 4)
+    )
+    assert torch.equal(whole.latents(10, seed=3), parts.latents(10, seed=3))
+
+
 def test_average_takes_the_whole_batch_for_one_step_whatever_its_parts(trainer):
     it, batches = trainer(
         ("ema = 0.9", "ema = { half_life = 16 }"),
@@ -760,6 +774,17 @@ def test_each_network_gets_the_labels_of_the_real_samples(conditional, settings)
         assert len(seen) >= 2
 
 
+def test_samples_after_the_step_have_the_classes_of_the_critic_s_last_batch(
+    conditional, monkeypatch
+):
+    it, seen = conditional("critic_steps=2"), []
+    monkeypatch.setattr(it, "judge", lambda z, labels: seen.append(labels))
+    reals = [batch for batch, _ in zip(it.batches(), range(2), strict=False)]
+    it.train_step(reals)
+    assert [labels.tolist() for labels in seen] == [reals[1][1].tolist()]
+    assert reals[0][1].tolist() != reals[1][1].tolist()
+
+
 def test_rows_of_a_picture_are_classes(conditional, examples):
     it = conditional()
     samples = it.sample(30, seed=0)
@@ -828,10 +853,16 @@ def test_evaluation_of_a_finished_run_gives_its_metrics_again(
     assert capsys.readouterr().out == expected
 
 
-def test_plugin_s_loss_and_auxiliary_term_train_and_resume(examples, write, train, tmp_path):
+def test_plugin_s_loss_and_auxiliary_term_and_a_lazy_penalty_train_and_resume(
+    examples, write, train, tmp_path
+):
     (tmp_path / "my_blocks.py").write_text(PLUGIN)
     config = write(
         ('block = "RelativisticLoss"', 'block = "my_blocks/SquareLoss"\nscale = 3.0'),
+        (
+            '{ block = "R1Penalty", gamma = 0.1 }',
+            '{ block = "Lazy", penalty = { block = "R1Penalty", gamma = 0.1 }, every = 5 }',
+        ),
         (
             "[data]",
             'plugins = ["./my_blocks.py"]\n'
@@ -842,6 +873,8 @@ def test_plugin_s_loss_and_auxiliary_term_train_and_resume(examples, write, trai
     assert train(config, "--resume") == (0, "")
     state = parts(tmp_path / "out")
     assert state["auxiliary.0"]["calls"] == 12
+    assert state["loss"]["calls"] == 12
+    assert state["penalties.0"] == {"_extra_state": 12}
     assert examples.evaluate.main([str(tmp_path / "out"), "--device", "cpu"]) == 0
 
 
@@ -867,7 +900,10 @@ def test_auxiliary_term_enters_with_its_weight(trainer, tmp_path):
 
 
 OPTIONS = [
-    ("steps = 12", 'steps = 12\nreuse_fakes = true\nprecision = "bfloat16"\nclip_gradient = 1.0'),
+    (
+        "steps = 12",
+        'steps = 12\ncritic_steps = 2\nreuse_fakes = true\nprecision = "bfloat16"\nclip_gradient = 1.0',
+    ),
     MATCHING,
     ("[discriminator]", 'norm = "virtual"\n\n[discriminator]'),
     ("[loss]", 'norm = "virtual"\nminibatch_kernels = 4\n\n[loss]'),
