@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+import gan_blocks
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -48,3 +50,15 @@ def write_mnist() -> Callable[[Path, np.ndarray], None]:
                 )
 
     return write
+
+
+@pytest.fixture
+def registry_as_it_was() -> Iterator[None]:
+    """Blocks that a test registers are gone after it."""
+    registry = gan_blocks.registry
+    entries, by_class = dict(registry._entries), dict(registry._by_class)
+    infos = dict(registry._plugins.infos)
+    yield
+    registry._entries, registry._by_class = entries, by_class
+    registry._plugins.infos.clear()
+    registry._plugins.infos.update(infos)

@@ -17,6 +17,8 @@ from gan_blocks import RenamedWarning, block, registry
 from gan_blocks.testing import CHECKS, Case, check, names_of_checks, parametrize
 from gan_blocks.types import PositiveFloat
 
+pytestmark = pytest.mark.usefixtures("registry_as_it_was")
+
 EVERYTHING: dict[str, Any] = {"double_backward": True, "compile": True, "autocast": True} | {
     "distributed": True
 }

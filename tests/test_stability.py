@@ -25,6 +25,8 @@ from gan_blocks.cli import app
 from gan_blocks.registry import KINDS, Registry, registry
 from gan_blocks.types import Penalty, PositiveFloat
 
+pytestmark = pytest.mark.usefixtures("registry_as_it_was")
+
 OLD_SPECS = sorted(Path(__file__).parent.glob("specs_written_by/*.json"))
 
 

@@ -1,14 +1,14 @@
 """Virtual batch normalisation, and the wrapper that brings it its reference batch."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from gan_blocks.distributed import local
+from gan_blocks.distributed import local, process_count
 from gan_blocks.precision import WideBuffers, at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt
@@ -256,8 +256,10 @@ class WithReference(nn.Module):
             layer._collected = []
         self._on_reference = True
         try:
-            # Every process has the whole reference, so no layer looks for parts of it on the others.
-            with _running_statistics_kept(self.network), local():
+            # Every process has the whole reference, so no layer looks for parts of it on the others. The
+            # compiler cannot set the variable of `local`, and on one process there is no need to.
+            alone = local() if process_count() > 1 else nullcontext()
+            with _running_statistics_kept(self.network), alone:
                 # A copy: DistributedDataParallel writes to buffers between forward and backward.
                 self.network(*(x.clone() for x in self.reference), **options)
             return [layer._collected or [] for layer in layers]
