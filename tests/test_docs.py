@@ -112,6 +112,17 @@ def test_every_python_block_of_a_page_is_run(page):
     assert all(any(b.start() <= start < b.end() for start in starts) for b in to_run)
 
 
+@pytest.mark.parametrize("page", sorted((DOCS / "coming_from").glob("*.md")), ids=relative)
+def test_what_a_page_for_newcomers_calls_ours_can_be_written_so(page):
+    """The second column of the table of names: classes and calls, with arguments that exist."""
+    table = page.read_text(encoding="utf-8").split("| Ours |", 1)[1].split("\n\n", 1)[0]
+    cells = [row.split("|")[2] for row in table.splitlines()[2:]]
+    ours = [span for cell in cells for span in re.findall("`(.+?)`", cell)]
+    assert len(ours) > 9
+    for expression in ours:
+        eval(expression, vars(gan_blocks).copy())
+
+
 class References(HTMLParser):
     """What a page makes a browser fetch, and its text outside code."""
 
