@@ -83,6 +83,21 @@ def test_the_page_of_the_trainer_has_every_key_of_its_config():
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == keys
 
 
+def test_every_test_that_a_page_names_is_there():
+    named = {
+        match
+        for page in PAGES
+        for match in re.findall(r"(tests/[\w/]+\.py)::(\w+)", page.read_text(encoding="utf-8"))
+    }
+    assert named
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
+
+
 READERS = {"toml": tomllib.loads, "yaml": yaml.safe_load, "json": json.loads}
 
 
