@@ -1,0 +1,247 @@
+"""The built site in a real browser, from a server on this machine: `make browser`."""
+
+import ast
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+import gan_blocks
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = ROOT / "docs" / "blocks"
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+SCHEMES = {"light": "default", "dark": "slate"}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """No line for each file."""
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """The site, built strictly."""
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return site
+
+
+@pytest.fixture(scope="session")
+def pages(folder) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*.html"))
+
+
+@pytest.fixture(scope="session")
+def server(folder) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}/"
+        httpd.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.exit("no browser found: `apt-get install chromium`, or put Chrome on the path", 1)
+    with sync_playwright() as playwright:
+        # Root, as in containers, has no sandbox to run it in.
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A tab, and all that went wrong in it."""
+
+    def __init__(self, page: Page, server: str) -> None:
+        self.page, self.server, self.problems = page, server, []
+        page.set_default_timeout(10_000)
+        page.route(lambda url: not url.startswith(server), self._elsewhere)
+        page.on("console", self._said)
+        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        page.on("response", self._answered)
+
+    def open(self, path: str) -> None:
+        self.page.goto(self.server + path, wait_until="load")
+
+    def _elsewhere(self, route) -> None:
+        if route.request.url.startswith(("data:", "blob:")):
+            route.continue_()
+        else:
+            self.problems.append(f"asks for {route.request.url}")
+            route.abort()
+
+    def _said(self, message) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(f"console: {message.text}")
+
+    def _answered(self, response) -> None:
+        if response.status >= 400:
+            self.problems.append(f"{response.status}: {response.url}")
+
+
+@pytest.fixture
+def visit(browser, server, request) -> Iterator[Visit]:
+    """A tab of the size and in the scheme that the test asks for."""
+    size, scheme = getattr(request, "param", (DESKTOP, "light"))
+    context = browser.new_context(
+        viewport=size, color_scheme=scheme, permissions=["clipboard-read", "clipboard-write"]
+    )
+    yield Visit(context.new_page(), server)
+    context.close()
+
+
+WIDE, NARROW = (DESKTOP, "light"), (PHONE, "light")
+EVERY_WAY = [(size, scheme) for size in (DESKTOP, PHONE) for scheme in SCHEMES]
+named = {"ids": lambda way: f"{way[0]['width']}-{way[1]}", "indirect": True}
+
+
+# What is wrong with a page as it is shown. Text that is hidden or in code is left out; contrast is
+# that of the Web Content Accessibility Guidelines, whose least for text is 4.5.
+LOOK = r"""
+() => {
+  const found = [];
+  const root = document.documentElement;
+  if (root.scrollWidth > root.clientWidth) found.push(`scrolls sideways by ${root.scrollWidth - root.clientWidth}`);
+  for (const image of document.images) {
+    if (image.loading === "lazy") continue;
+    if (!image.complete || image.naturalWidth === 0) found.push(`no image: ${image.src}`);
+    if (!image.alt.trim()) found.push(`no alt text: ${image.src}`);
+    const box = image.parentElement.getBoundingClientRect();
+    if (image.getBoundingClientRect().right > box.right + 1) found.push(`too wide: ${image.src}`);
+  }
+  for (const formula of document.querySelectorAll("article math")) {
+    if (formula.closest("details:not([open])")) continue;
+    const box = formula.getBoundingClientRect();
+    if (!(box.width > 2 && box.height > 2)) found.push(`empty formula: ${formula.textContent}`);
+  }
+  for (const table of document.querySelectorAll("article table:not(.highlighttable)")) {
+    const box = table.closest(".md-typeset__scrollwrap");
+    if (!box) found.push("a table without a box to scroll in");
+  }
+  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const rgba = colour => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = (top, below) => top.slice(0, 3).map((x, i) => x * top[3] + below[i] * (1 - top[3]));
+  const behind = element => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) layers.unshift(rgba(getComputedStyle(e).backgroundColor));
+    return layers.reduce((below, top) => over(top, below), [255, 255, 255]);
+  };
+  const light = rgb => {
+    const [r, g, b] = rgb.map(x => x / 255).map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const faint = new Map();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
+    if (!text || element.closest("script, style, .headerlink, nav, .md-search, [aria-hidden=true]")) continue;
+    if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+    if (!element.closest("code, pre, .doc-signature") && /\$|\\[(\[a-zA-Z]/.test(text)) found.push(`raw formula: ${text}`);
+    const back = behind(element), front = over(rgba(getComputedStyle(element).color), back);
+    const [dark, bright] = [light(back), light(front)].sort((a, b) => a - b);
+    const contrast = (bright + 0.05) / (dark + 0.05);
+    if (contrast < 4.5) faint.set(`${element.tagName} ${element.className}`, `${contrast.toFixed(1)}: ${text.slice(0, 40)}`);
+  }
+  for (const [key, value] of faint) found.push(`faint ${key} ${value}`);
+  return found;
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("visit", EVERY_WAY, **named)
+def test_every_page_is_whole_readable_and_asks_nothing_of_the_network(visit, pages):
+    wrong = {}
+    for path in pages:
+        visit.problems.clear()
+        visit.open(path)
+        problems = [*visit.problems, *visit.page.evaluate(LOOK)]
+        if problems:
+            wrong[path] = problems
+    assert wrong == {}
+
+
+def test_formulas_are_drawn(visit):
+    visit.open("blocks/losses/hinge_loss.html")
+    assert visit.page.locator("article math").count() > 3
+
+
+def scheme_of(page: Page) -> str | None:
+    return page.locator("body").get_attribute("data-md-color-scheme")
+
+
+@pytest.mark.parametrize("visit", EVERY_WAY, **named)
+def test_the_theme_follows_the_reader_and_the_switch_and_stays(visit):
+    page = visit.page
+    visit.open("index.html")
+    before = scheme_of(page)
+    assert before in SCHEMES.values()
+    page.locator("form[data-md-component=palette] label:visible").click()
+    after = scheme_of(page)
+    assert {before, after} == set(SCHEMES.values())
+    visit.open("blocks/losses/hinge_loss.html")
+    assert scheme_of(page) == after
+    assert visit.problems == []
+
+
+@pytest.mark.parametrize("visit", [WIDE], **named)
+def test_tabs_and_the_side_bar_lead_to_a_page(visit):
+    page = visit.page
+    visit.open("index.html")
+    page.locator(".md-tabs").get_by_text("Blocks", exact=True).click()
+    page.wait_for_url("**/blocks/index.html")
+    bar = page.locator(".md-sidebar--primary")
+    bar.locator("label.md-nav__link:visible", has_text="Losses").click()
+    bar.locator("a.md-nav__link:visible", has_text="HingeLoss").click()
+    page.wait_for_url("**/blocks/losses/hinge_loss.html")
+    assert page.locator("h1").inner_text().startswith("HingeLoss")
+    assert visit.problems == []
+
+
+@pytest.mark.parametrize("visit", [NARROW], **named)
+def test_the_menu_of_a_phone_leads_to_a_page(visit):
+    page = visit.page
+    visit.open("index.html")
+    menu = page.locator(".md-sidebar--primary")
+    expect(menu).not_to_be_in_viewport()
+    page.locator("header label[for=__drawer]").click()
+    expect(menu).to_be_in_viewport()
+    menu.locator("label.md-nav__link:visible", has_text="Recipes").click()
+    menu.locator("a.md-nav__link:visible", has_text="Super-resolution").click()
+    page.wait_for_url("**/recipes/super_resolution.html")
+    assert page.locator("h1").inner_text().startswith("Super-resolution")
+    assert visit.problems == []
+
+
+def test_the_copy_button_of_a_block_of_code_copies_it(visit):
+    page = visit.page
+    visit.open("index.html")
+    block = page.locator("div.highlight").first
+    block.hover()
+    block.locator("button[data-clipboard-target], button[data-md-type=copy]").click()
+    page.get_by_text("Copied to clipboard").wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.strip() == block.locator("code").inner_text().strip()
+    assert "d_optimiser.step()" in copied
+    assert visit.problems == []
