@@ -49,6 +49,11 @@ docs-serve: .venv/.dev
 browser: .venv/.dev
 	$(BIN)/python -m pytest tests/browser/check_*.py
 
+# The pictures that take no training; those of trainings are made by the command on their page.
+figures: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python examples/figures.py
+	OMP_NUM_THREADS=1 $(BIN)/python examples/dirac_gan.py --docs docs
+
 # The notebook and the page of examples/tutorial.py, with their outputs. It takes some minutes, and MNIST:
 # downloaded, or from the folder in GAN_BLOCKS_MNIST.
 tutorial: .venv/.dev

@@ -1,6 +1,5 @@
 """The built site in a real browser, from a server on this machine: `make browser`."""
 
-import ast
 import inspect
 import os
 import re
@@ -244,4 +243,93 @@ def test_the_copy_button_of_a_block_of_code_copies_it(visit):
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied.strip() == block.locator("code").inner_text().strip()
     assert "d_optimiser.step()" in copied
+    assert visit.problems == []
+
+
+def found(page: Page, query: str) -> list[str]:
+    """The pages that the search lists, best first."""
+    field, results = page.locator("[data-md-component=search-query]"), page.locator(RESULT)
+    for text in ("", query):
+        field.fill(text)
+        field.press("End")  # it listens to keys
+        if not text:
+            expect(results).to_have_count(0)
+    expect(page.locator(".md-search-result__meta")).to_have_text(re.compile("document|match"))
+    links = results.evaluate_all("links => links.map(link => link.href)")
+    return list(dict.fromkeys(re.sub(r".*?//[^/]+/|[?#].*", "", link) for link in links))
+
+
+RESULT = ".md-search-result__item > a"
+
+
+def wanted() -> dict[str, set[str]]:
+    """What people search for, and the pages of which one has to be among the first three.
+
+    Each block is found by its name, by each name under "Also known as", and by the first author of its
+    papers with such a name; and each paper by its arXiv number.
+    """
+    queries: dict[str, set[str]] = {}
+    for path in sorted(BLOCKS.glob("*/*.md")):
+        text, url = path.read_text(encoding="utf-8"), str(path.relative_to(ROOT / "docs"))[:-2]
+        known = re.search(r"^Also known as: ([^.]+)\.", text, re.MULTILINE)
+        if known is None:
+            continue
+        names = [text.split(maxsplit=2)[1], *" ".join(known[1].split()).split(", ")]
+        for name in names:
+            queries.setdefault(name.lower(), set()).add(f"{url}html")
+        source = inspect.getdoc(getattr(gan_blocks, names[0])) or ""
+        source = source.partition("\nReference:\n")[2]
+        for author in re.findall(r"(?:^\s*|; )([A-Z]\w+)(?: et al\.|,| and)", source)[:1]:
+            queries.setdefault(f"{author} {names[1]}", set()).add(f"{url}html")
+        for number in re.findall(r"arXiv:([\d.]+\d)", source):
+            queries.setdefault(number, set()).add(f"{url}html")
+    for query, pages in OTHERS.items():
+        queries.setdefault(query, set()).update(pages)
+    return queries
+
+
+OTHERS = {
+    "lipschitz": {"lipschitz.html"},
+    "spectral norm": {"blocks/constraints/spectral_norm.html"},
+    "0-centered GP": {"blocks/penalties/r1_penalty.html"},
+    "label smoothing": {"blocks/losses/non_saturating_loss.html", "mode_collapse.html"},
+    "ADA": {"blocks/layers/diff_augment.html"},
+    "TTUR": {"trainer.html"},
+    "exponential moving average": {"ema.html"},
+    "EMA": {"ema.html"},
+    "DDP": {"distributed.html"},
+    "FID": {"evaluation.html"},
+    "Inception score": {"evaluation.html"},
+    "mode collapse": {"mode_collapse.html"},
+    "Dirac-GAN": {"dirac_gan.html"},
+    "torch.compile": {"compile.html"},
+    "write a plugin": {"plugins.html"},
+    "Salimans": {
+        "blocks/layers/minibatch_discrimination.html",
+        "blocks/layers/virtual_batch_norm.html",
+        "blocks/auxiliary/feature_matching_loss.html",
+        "blocks/auxiliary/historical_averaging.html",
+        "mode_collapse.html",
+    },
+    "Mescheder": {
+        "blocks/penalties/r1_penalty.html",
+        "blocks/penalties/r2_penalty.html",
+        "dirac_gan.html",
+    },
+    "Gulrajani": {"blocks/penalties/gradient_penalty.html"},
+    "Nowozin": {"blocks/losses/f_divergence_loss.html", "fgan_table.html"},
+}
+"""Pages that are no block's, and questions that name no block."""
+
+
+def test_search_finds_each_block_by_its_names_and_its_paper(visit):
+    page = visit.page
+    visit.open("index.html")
+    page.locator("[data-md-component=search-query]").click()
+    missed = {}
+    for query, pages in wanted().items():
+        first = found(page, query)[:3]
+        if not pages & set(first):
+            missed[query] = {"wanted": sorted(pages), "first": first}
+    assert missed == {}
     assert visit.problems == []
