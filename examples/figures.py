@@ -77,7 +77,7 @@ def vanishing_gradients() -> Figure:
     axes = figure.subplots()
     for name, loss in (("minimax", gb.MinimaxLoss()), ("non-saturating", gb.NonSaturatingLoss())):
         logit = line(-8, 8).requires_grad_()
-        total = sum(loss.generator(each[None]) for each in logit)
+        total = torch.stack([loss.generator(each[None]) for each in logit]).sum()
         (slope,) = torch.autograd.grad(total, logit)
         axes.plot(logit.detach(), slope, label=name)
     axes.set_xlabel(

@@ -24,7 +24,7 @@ SCHEMES = {"light": "default", "dark": "slate"}
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """No line for each file."""
 
 
@@ -274,7 +274,7 @@ def wanted() -> dict[str, set[str]]:
     for path in sorted(BLOCKS.glob("*/*.md")):
         text, url = path.read_text(encoding="utf-8"), str(path.relative_to(ROOT / "docs"))[:-2]
         known = re.search(r"^Also known as: ([^.]+)\.", text, re.MULTILINE)
-        if known is None:
+        if known is None:  # the index of a kind
             continue
         names = [text.split(maxsplit=2)[1], *" ".join(known[1].split()).split(", ")]
         for name in names:
