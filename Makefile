@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # process runs a whole file.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test slow matrix fuzz mutants lint docs docs-serve tutorial bench conformance oldest clean
+.PHONY: demo test slow matrix fuzz mutants lint docs docs-serve browser figures tutorial bench conformance oldest clean
 
 # Idle threads sleep instead of spinning: many times faster where other programs run too.
 demo: .venv/.examples
@@ -44,6 +44,15 @@ docs: .venv/.dev
 
 docs-serve: .venv/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# The site in headless Chromium, which has to be there: apt-get install chromium.
+browser: .venv/.dev
+	$(BIN)/python -m pytest tests/browser/check_*.py
+
+# The pictures that take no training; those of trainings are made by the command on their page.
+figures: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python examples/figures.py
+	OMP_NUM_THREADS=1 $(BIN)/python examples/dirac_gan.py --docs docs
 
 # The notebook and the page of examples/tutorial.py, with their outputs. It takes some minutes, and MNIST:
 # downloaded, or from the folder in GAN_BLOCKS_MNIST.
