@@ -7,12 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch.distributed as dist
+from trainer_runs import CONFIGS
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.toml"))
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 
@@ -24,12 +23,11 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, write_mnist):
+def results(tmp_path_factory, few_digits):
     """What each config told: on one process, and on the first and the second of two."""
     folder = tmp_path_factory.mktemp("two")
-    write_mnist(folder / "mnist", np.random.default_rng(0).integers(0, 256, (40, 28, 28)))
     script = [sys.executable, str(ROOT / "tests" / "train_configs.py")]
-    files = [str(folder / "mnist"), *map(str, CONFIGS)]
+    files = [str(few_digits), *map(str, CONFIGS)]
     together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     together |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     environments = [("one", {})]

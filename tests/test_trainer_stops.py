@@ -1,0 +1,129 @@
+"""What stops a run of the trainer: what is not finite, and a critic that teaches nothing any more."""
+
+import math
+import re
+
+import pytest
+import torch
+from trainer_runs import MATCHING, NO_PENALTY
+
+import gan_blocks
+
+
+@pytest.mark.parametrize("side", ["generator", "discriminator"])
+def test_loss_that_is_not_finite_stops_the_run_and_names_term_and_step(
+    examples, write, train, monkeypatch, tmp_path, side
+):
+    from gan_blocks import RelativisticLoss
+
+    original, calls = getattr(RelativisticLoss, side), []
+
+    def poisoned(self, *args):
+        # Neither the question whether it needs real logits nor the check before the first step.
+        calls.extend([1] if len(args) == 2 and len(args[0]) == 16 else [])
+        return original(self, *args) * (math.nan if len(calls) == 7 else 1)
+
+    monkeypatch.setattr(RelativisticLoss, side, poisoned)
+    status, message = train(write())
+    assert status == 1
+    assert f"step 7: the {side}'s loss is nan" in message
+    assert "lower learning rate" in message
+    state = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 5
+
+
+def test_penalty_that_is_not_finite_is_named(trainer, monkeypatch):
+    it, batches = trainer()
+    monkeypatch.setattr(
+        it.penalties[0], "_penalty", lambda gradients: gradients[0].sum() * math.inf
+    )
+    with pytest.raises(
+        FloatingPointError, match=r"step 1: the penalty R1Penalty\(gamma=0.1, combine"
+    ):
+        it.critic_step(next(batches), it.latents(16))
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_gradient_that_is_not_finite_stops_the_run_before_the_weights_take_it(
+    trainer, monkeypatch, poison
+):
+    it, batches = trainer()
+    next(it.critic.parameters()).register_hook(lambda gradient: gradient * poison)
+    before = [p.clone() for p in it.critic.parameters()]
+    with pytest.raises(FloatingPointError, match="step 1: the gradient's norm is"):
+        it.critic_step(next(batches), it.latents(16))
+    assert all(map(torch.equal, before, it.critic.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            [
+                "loss.block=MinimaxLoss",
+                "discriminator_optimizer.lr=0.1",
+                "generator_optimizer.lr=0.0",
+            ],
+            r"step \d+: for 20 steps the generator's loss, MinimaxLoss, has been flat: the "
+            r"discriminator is sure of all samples \(d_real 1, d_fake \S+\), .* Try NonSaturatingLoss",
+        ),
+        (
+            ["loss.block=WassersteinLoss", 'constraint={block="WeightClipper", bound=1e-30}'],
+            r"step 20: for 20 steps the discriminator has given one and the same number for all "
+            r"samples, .* a wider bound of the constraint,",
+        ),
+    ],
+    ids=["flat", "constant"],
+)
+def test_collapsed_critic_stops_the_run_and_says_what_to_try(
+    examples, write, train, monkeypatch, tmp_path, settings, expected
+):
+    monkeypatch.setattr(examples.watch, "WINDOW", 20)
+    arguments = [x for setting in settings for x in ("--set", setting)]
+    long = (("steps = 12", "steps = 2000"), ("sample_every = 8", "sample_every = 4000"))
+    status, message = train(write(NO_PENALTY, *long), *arguments)
+    assert status == 1
+    assert re.search(expected, message), message
+    assert "Traceback" not in message
+    assert (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+def test_one_step_in_which_the_generator_learns_begins_the_count_anew(examples, trainer):
+    watch = examples.watch.Watch(trainer()[0].config)
+    told = {"d_real": 1.0, "d_fake_before": 0.0}
+    for step in range(1, 1000):
+        slope = 1e-3 if step % examples.watch.WINDOW == 0 else 0.0
+        watch.step(step, {"spread": 1.0, "slope": slope} | told)
+    with pytest.raises(examples.watch.Collapsed, match="step 1000: for 200 steps"):
+        watch.step(1000, {"spread": 1.0, "slope": 0.0} | told)
+
+
+@pytest.mark.parametrize("teacher", [True, False])
+def test_generator_with_another_teacher_or_without_the_loss_is_left_alone(
+    examples, trainer, teacher
+):
+    without = ("steps = 12", "steps = 12\nadversarial_weight = 0")
+    watch = examples.watch.Watch(trainer(MATCHING if teacher else without)[0].config)
+    for step in range(1000):
+        values = {"spread": 0.0, "slope": 0.0, "d_real": 1.0}
+        watch.step(step, values)
+        assert values == {"d_real": 1.0}
+
+
+def test_slope_and_spread_are_those_of_their_definitions(examples):
+    fake, real = torch.tensor([-1.0, 2.0], requires_grad=True), torch.tensor([5.0, 0.0])
+    loss = gan_blocks.NonSaturatingLoss()
+    expected = (1 - fake.sigmoid()).mean()
+    torch.testing.assert_close(examples.steps.slope(loss.generator(fake), fake), expected)
+    other = torch.tensor([0.5], requires_grad=True)
+    both = examples.steps.slope(loss.generator([fake, other]), [fake, other])
+    torch.testing.assert_close(both, expected + 1 - other[0].sigmoid())
+    assert examples.steps.spread(real, fake) == 6
+    assert examples.steps.spread([real, real * 0], [fake, fake * 0 + 10]) == 10
+
+
+def test_realness_is_the_mean_probability_and_half_precision_does_not_round_it(examples):
+    logits = torch.tensor([-1.0, 0.5, 2.0])
+    expected = (logits.sigmoid().sum() / 3).item()
+    for outputs in (logits, logits.bfloat16(), [logits[:2], logits[2:].view(1, 1)]):
+        assert examples.steps.realness(outputs).item() == pytest.approx(expected, rel=1e-6)
