@@ -6,11 +6,13 @@ import pickle
 import random
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ValidationError
 
 from data import UsageError
 
@@ -126,12 +128,18 @@ def damaged(path: Path, error: Exception) -> UsageError:
     )
 
 
-def compare(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
-    """Refuse to go on with another config than the run's. Only `steps` may differ."""
+def compare(old: dict[str, Any], config: BaseModel, out: Path) -> None:
+    """Refuse to go on with another config than the run's. Only `steps` may differ.
+
+    What a later version has brought counts as left out: it has to have its default.
+    """
+    with suppress(ValidationError):
+        old = type(config).model_validate(old).model_dump()
+    new, gone = config.model_dump(), "not there"
     changed = [
-        f"{key} was {old[key]} and is {new[key]}"
-        for key in new
-        if key != "steps" and old[key] != new[key]
+        f"{key} was {old.get(key, gone)} and is {new.get(key, gone)}"
+        for key in old | new
+        if key != "steps" and old.get(key, gone) != new.get(key, gone)
     ]
     if changed:
         raise UsageError(

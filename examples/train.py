@@ -293,7 +293,7 @@ def restore(
         if config is None:
             reading.register_plugins(state["config"]["plugins"], folder)
             config = reading.validate(Config, state["config"], str(path))
-        checkpoint.compare(state["config"], config.model_dump(), out)
+        checkpoint.compare(state["config"], config, out)
         trainer = Trainer(config, folder, device)
         trainer.load_state_dict(state)
     except checkpoint.UNREADABLE as error:

@@ -274,6 +274,41 @@ def test_resume_with_another_config_is_refused_and_names_the_difference(write, t
     assert (tmp_path / "out" / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.fixture
+def of_another_version(write, train, tmp_path):
+    """A config and a run of it whose checkpoint lacks some settings and has others besides."""
+
+    def make(*missing, **more):
+        config, path = write(), tmp_path / "out" / "checkpoint.pt"
+        assert train(config, "--set", "steps=5") == (0, "")
+        state = torch.load(path, weights_only=True)
+        for *tables, key in missing:
+            inner = state["config"]
+            for name in tables:
+                inner = inner[name]
+            del inner[key]
+        state["config"] |= more
+        torch.save(state, path)
+        return config
+
+    return make
+
+
+def test_settings_that_a_later_version_brought_may_have_their_defaults(of_another_version, train):
+    config = of_another_version(["clip_gradient"], ["accumulate"], ["loss", "combine"])
+    status, message = train(config, "--resume", "--set", "accumulate=2")
+    assert status == 2
+    assert "another config: accumulate was 1 and is 2; undo" in message
+    assert train(config, "--resume") == (0, "")
+
+
+def test_settings_that_are_gone_or_required_since_are_named(of_another_version, train):
+    status, message = train(of_another_version(["generator"], width=3), "--resume")
+    assert status == 2
+    assert "generator was not there and is {'block': 'MLPGenerator'" in message
+    assert "width was 3 and is not there; " in message
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "noise", "zeros", "other", "pickle", "poor"])
 def test_damaged_checkpoint_is_refused_and_kept(write, train, tmp_path, damage):
     config = write()
