@@ -94,6 +94,23 @@ def previous(path: Path) -> Path:
     return path.with_suffix(".previous.pt")
 
 
+def check_new(out: Path) -> None:
+    """Refuse a folder for a new run that holds anything.
+
+    What a run has left that was killed before its first checkpoint does not count.
+    """
+    path = out / "checkpoint.pt"
+    if path.exists() or previous(path).exists():
+        raise UsageError(f"{out} already holds a run: add --resume, or choose another --out")
+    names = sorted(p.name for p in out.iterdir() if p.suffix != ".tmp") if out.exists() else []
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+        raise UsageError(
+            f"{out} holds {shown} and no checkpoint, so it is no run to go on with; empty it, or choose "
+            "another --out"
+        )
+
+
 def load(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint of tensors and plain values; it can run no code."""
     if not path.is_file() and previous(path).is_file():

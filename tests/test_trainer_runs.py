@@ -159,25 +159,6 @@ def test_damaged_line_of_the_log_is_named(write, train, tmp_path, line):
     assert train(config, "--resume") == (0, "")
 
 
-def test_interrupted_run_says_from_where_it_goes_on(write, train, monkeypatch):
-    step = torch.optim.Adam.step
-
-    def interrupted(self, *args):
-        if self.state and {int(state["step"]) for state in self.state.values()} == {7}:
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    config = write()
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.Adam, "step", interrupted)
-        status, message = train(config)
-    assert status == 130
-    assert message == (
-        "train.py: stopped after step 7; --resume goes on from the checkpoint of step 5\n"
-    )
-    assert train(config, "--resume") == (0, "")
-
-
 def test_folder_that_cannot_be_written_is_told(examples, write, train, monkeypatch, tmp_path):
     config = write()
     (tmp_path / "file").write_text("")
@@ -247,6 +228,28 @@ def test_folder_that_holds_a_run_is_not_overwritten(write, train, tmp_path):
     assert status == 2
     assert "already holds a run: add --resume, or choose another --out" in message
     assert before == {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+
+
+def test_folder_with_other_files_is_left_alone_and_they_are_named(write, train, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name, holds in (("b.txt", "b.txt"), ("a", "a, b.txt"), ("c", "a, b.txt, c"),
+                        ("d", "a, b.txt, c and 1 more")):  # fmt: skip
+        (tmp_path / "out" / name).write_text("mine")
+        status, message = train(write())
+        assert status == 2
+        assert (
+            f"out holds {holds} and no checkpoint, so it is no run to go on with; empty" in message
+        )
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "b.txt", "c", "d"]
+
+
+def test_run_killed_while_it_put_a_checkpoint_in_place_is_not_overwritten(write, train, tmp_path):
+    config = write()
+    train(config)
+    (tmp_path / "out" / "checkpoint.pt").unlink()
+    status, message = train(config)
+    assert status == 2
+    assert "already holds a run: add --resume, or choose another --out" in message
 
 
 def test_output_path_that_is_a_file_is_refused(write, train, tmp_path):

@@ -1,11 +1,16 @@
-"""What stops a run of the trainer: what is not finite, and a critic that teaches nothing any more."""
+"""What stops a run of the trainer: what is not finite, a critic that teaches nothing, a signal."""
 
 import math
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
-from trainer_runs import MATCHING, NO_PENALTY
+from trainer_runs import MATCHING, NO_PENALTY, log_of, parts, same
 
 import gan_blocks
 
@@ -127,3 +132,78 @@ def test_realness_is_the_mean_probability_and_half_precision_does_not_round_it(e
     expected = (logits.sigmoid().sum() / 3).item()
     for outputs in (logits, logits.bfloat16(), [logits[:2], logits[2:].view(1, 1)]):
         assert examples.steps.realness(outputs).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
+)
+def test_run_that_is_asked_to_stop_ends_with_a_checkpoint_of_its_step(
+    examples, write, train, tmp_path, number, status
+):
+    seldom = (("every = 5", "every = 50"), ("sample_every = 8", "sample_every = 1_000_000"))
+    config, out = write(*seldom), tmp_path / "out"
+    command = [sys.executable, str(examples.folder / "train.py"), str(config), "--device", "cpu"]
+    run = subprocess.Popen(
+        [*command, "--out", str(out), "--set", "steps=1_000_000"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (out / "checkpoint.previous.pt").exists():
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(number)
+    message = run.communicate(timeout=100)[1]
+    assert run.returncode == status
+    told = r"train.py: stopped after step (\d+); --resume goes on from the checkpoint of step \1\n"
+    found = re.fullmatch(told, message)
+    assert found, message
+    step = int(found[1])
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == step
+    assert train(config, "--resume", "--set", f"steps={step + 3}") == (0, "")
+    assert [line["step"] for line in log_of(out)] == list(range(1, step + 4))
+
+
+def test_stop_between_two_checkpoints_changes_no_bit(examples, write, train, monkeypatch, tmp_path):
+    config, record = write(), examples.record.Record.step
+
+    def asked(self, *arguments):
+        if self.trainer.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return record(self, *arguments)
+
+    assert train(config, out="whole") == (0, "")
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        patch.setattr(examples.record.Record, "step", asked)
+        status, message = train(config)
+    assert (status, message) == (
+        143,
+        "train.py: stopped after step 7; --resume goes on from the checkpoint of step 7\n",
+    )
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert train(config, "--resume") == (0, "")
+    assert same(parts(tmp_path / "whole"), parts(tmp_path / "out"))
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "out")
+
+
+def test_second_interrupt_does_not_wait_for_the_step_and_says_from_where_it_goes_on(
+    write, train, monkeypatch
+):
+    step = torch.optim.Adam.step
+
+    def interrupted(self, *args):
+        if self.state and {int(state["step"]) for state in self.state.values()} == {7}:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    config = write()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", interrupted)
+        status, message = train(config)
+    assert status == 130
+    assert message == (
+        "train.py: stopped after step 7; --resume goes on from the checkpoint of step 5\n"
+    )
+    assert train(config, "--resume") == (0, "")
