@@ -80,6 +80,11 @@ class Record:
 
     def _write(self, values: Values, stopped: bool) -> None:
         config, step = self.config, self.trainer.step
+        if not (self.out / "tensorboard").is_dir():  # the board's thread would print a traceback
+            raise UsageError(
+                f"{self.out}, or the folder tensorboard in it, is gone; --resume goes on from the "
+                "checkpoint, if that is still there or a copy of the run is put back"
+            )
         last = step == config.steps
         if step % config.log_every == 0:
             self._tell(step, values)

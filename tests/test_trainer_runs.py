@@ -5,6 +5,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,27 @@ def test_folder_that_cannot_be_written_is_told(examples, write, train, monkeypat
     assert status == 2
     assert re.search(r"out cannot be written \(.*No space.*make room.* --resume goes on", message)
     assert train(config, "--resume") == (0, "")
+
+
+@pytest.mark.parametrize("gone", [".", "tensorboard"])
+def test_folder_that_vanishes_is_told_in_one_line(
+    examples, write, train, monkeypatch, tmp_path, gone
+):
+    config, record = write(), examples.record.Record.step
+
+    def removing(self, *arguments):
+        if self.trainer.step == 7:
+            self.board.flush()
+            shutil.rmtree(self.out / gone)
+        return record(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(examples.record.Record, "step", removing)
+        status, message = train(config)
+    assert status == 2
+    assert "out, or the folder tensorboard in it, is gone; --resume goes on from the" in message
+    assert message.count("\n") == 1
+    assert train(config, *(["--resume"] if gone == "tensorboard" else [])) == (0, "")
 
 
 def test_full_disk_is_told_and_leaves_the_earlier_checkpoints(
