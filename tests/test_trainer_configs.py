@@ -186,6 +186,29 @@ def test_shipped_config_trains(examples, file, few_digits):
     assert values["g_gradient"] > 0
 
 
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_shipped_config_tells_in_bfloat16_nearly_what_it_tells_in_float32(
+    examples, file, few_digits
+):
+    settings = ["batch_size=8", "log_every=1", "critic_steps=1"]
+    if examples.reading.read_config(examples.config.Config, file).data.name == "MNIST":
+        settings += [f"data.root={few_digits}", "generator.width=8", "discriminator.width=8"]
+    told = []
+    for precision in ("float32", "bfloat16"):
+        config = examples.reading.read_config(
+            examples.config.Config, file, [*settings, f"precision={precision}"]
+        )
+        trainer = examples.train.Trainer(config, file.parent, torch.device("cpu"))
+        batches = trainer.batches()
+        told.append([trainer.train_step([next(batches)]) for _ in range(3)])
+    assert all(math.isfinite(value) for values in told[1] for value in values.values())
+    assert told[1][0] != told[0][0]
+    assert told[1][0] == pytest.approx(told[0][0], rel=0.06, abs=1e-4)
+    # Adam's first steps turn rounding of a gradient near 0 into whole steps.
+    for name in ("d_loss", "g_loss"):
+        assert told[1][2][name] == pytest.approx(told[0][2][name], rel=0.1, abs=0.05)
+
+
 @pytest.mark.parametrize("file", [f for f in CONFIGS if f.stem.endswith("_small")], ids=str)
 def test_small_form_differs_from_the_large_one_in_size_and_pace_only(examples, file):
     large = file.with_name(file.name.replace("_small", ""))
