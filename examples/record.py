@@ -57,7 +57,7 @@ class Record:
         traceback: TracebackType | None,
     ) -> None:
         with self._writing():
-            for each in (self.bar, self.board, self.log):
+            for each in (self.bar, self.log, self.board):
                 each.close()
         if kind and issubclass(kind, KeyboardInterrupt):
             raise kind(

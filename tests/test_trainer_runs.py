@@ -1,5 +1,7 @@
 """What a run writes, that it goes on to the last bit, and that nothing on disk is lost."""
 
+import functools
+import io
 import json
 import os
 import random
@@ -33,6 +35,57 @@ def test_run_writes_log_pictures_board_checkpoint_and_metrics(write, train, tmp_
     assert set(metrics) == {"step", "modes", "high_quality", "reverse_kl"}
     assert metrics["step"] == 12
     assert not list(out.glob("*.tmp"))
+
+
+def test_pictures_and_checkpoints_have_all_that_was_logged_and_samples_of_the_config_s_seed(
+    examples, write, tmp_path, monkeypatch
+):
+    out, kept, curves, samples = tmp_path / "some" / "where", {}, [], []
+    save = examples.checkpoint.save
+
+    def saved(state, path):
+        kept[state["step"]] = len(log_of(out)) if state["step"] else 0
+        save(state, path)
+
+    monkeypatch.setattr(examples.checkpoint, "save", saved)
+    monkeypatch.setattr(examples.plots, "curves", lambda log, path: curves.append(len(log)))
+    monkeypatch.setattr(examples.plots, "samples", lambda x, path: samples.append(x))
+    config = examples.reading.read_config(examples.config.Config, write(), ["seed=3"])
+    it = examples.train.run(config, tmp_path, out, torch.device("cpu"), False)
+    assert kept == {0: 0, 5: 5, 10: 10, 12: 12}
+    assert curves == [8, 12]
+    assert len(samples) == 2
+    assert torch.equal(samples[1], it.sample(examples.plots.COUNT, seed=3))
+
+
+def test_speed_is_the_mean_since_the_last_line_of_the_log(
+    examples, write, train, tmp_path, monkeypatch
+):
+    record = examples.record.Record.step
+
+    def timed(self, values, seconds, stopped):
+        record(self, values, 0.5 * self.trainer.step, stopped)
+
+    monkeypatch.setattr(examples.record.Record, "step", timed)
+    assert train(write(("log_every = 1", "log_every = 5"))) == (0, "")
+    lines = examples.checkpoint.read_log(tmp_path / "out" / "log.jsonl")
+    speeds = [(line["seconds_per_step"], line["samples_per_second"]) for line in lines]
+    assert speeds == [(1.5, 16 / 1.5), (4.0, 4.0)]
+
+
+def test_bar_counts_the_steps_of_the_whole_run_and_shows_the_values(
+    examples, write, train, monkeypatch
+):
+    config, shown = write(), io.StringIO()
+    assert train(config, "--set", "steps=5") == (0, "")
+    bar = functools.partial(examples.record.tqdm, file=shown, mininterval=0)
+    monkeypatch.setattr(examples.record, "tqdm", lambda **how: bar(**how | {"disable": False}))
+    assert train(config, "--resume") == (0, "")
+    first, *_, last = shown.getvalue().strip().split("\r")
+    assert " 5/12 " in first
+    assert " 12/12 " in last
+    assert "d_loss=" in last
+    assert shown.getvalue().endswith("\n")
 
 
 def test_evaluation_of_a_finished_run_gives_its_metrics_again(
@@ -172,12 +225,14 @@ def test_folder_that_cannot_be_written_is_told(examples, write, train, monkeypat
     def gone(*args):
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(examples.plots, "samples", gone)
-        status, message = train(config)
-    assert status == 2
-    assert re.search(r"out cannot be written \(.*No space.*make room.* --resume goes on", message)
-    assert train(config, "--resume") == (0, "")
+    for place, name in ((examples.plots, "samples"), (examples.record.SummaryWriter, "close")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, gone)
+            status, message = train(config, out=name)
+        assert status == 2
+        told = rf"{name} cannot be written \(.*No space.*make room.* --resume goes on"
+        assert re.search(told, message)
+        assert train(config, "--resume", out=name) == (0, "")
 
 
 @pytest.mark.parametrize("gone", [".", "tensorboard"])

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainer_runs import MATCHING, NO_PENALTY, log_of, parts, same
 
 import gan_blocks
@@ -103,6 +104,39 @@ def test_one_step_in_which_the_generator_learns_begins_the_count_anew(examples, 
         watch.step(1000, {"spread": 1.0, "slope": 0.0} | told)
 
 
+@pytest.mark.parametrize(
+    ("even", "odd", "expected"),
+    [
+        (
+            (1.0, 0.99e-4),
+            (1.0, 0.99e-4),
+            r"RelativisticLoss, .* flat: .*\(d_real 0.9, d_fake 0.2\)",
+        ),
+        ((1.0, 1.01e-4), (1.0, 1.01e-4), ""),
+        ((1e-9, 1.0), (1e-9, 1.0), ""),
+        ((0.0, 1.0), (0.0, 0.0), "one and the same number .* discriminator_optimizer.lr, or a"),
+        ((0.0, 1.0), (1.0, 0.0), ""),
+    ],
+    ids=["flat", "hardly flat", "narrow", "constant", "in turn"],
+)
+def test_critic_has_collapsed_where_it_is_constant_or_the_loss_is_flat(
+    examples, trainer, even, odd, expected
+):
+    watch = examples.watch.Watch(trainer()[0].config)
+
+    def look(step):
+        spread, slope = odd if step % 2 else even
+        watch.step(step, {"spread": spread, "slope": slope, "d_real": 0.9, "d_fake_before": 0.2})
+
+    for step in range(1, 200):
+        look(step)
+    if expected:
+        with pytest.raises(examples.watch.Collapsed, match=f"step 200: .*{expected}"):
+            look(200)
+    else:
+        look(200)
+
+
 @pytest.mark.parametrize("teacher", [True, False])
 def test_generator_with_another_teacher_or_without_the_loss_is_left_alone(
     examples, trainer, teacher
@@ -188,7 +222,7 @@ def test_stop_between_two_checkpoints_changes_no_bit(examples, write, train, mon
 
 
 def test_second_interrupt_does_not_wait_for_the_step_and_says_from_where_it_goes_on(
-    write, train, monkeypatch
+    write, train, monkeypatch, tmp_path
 ):
     step = torch.optim.Adam.step
 
@@ -199,11 +233,22 @@ def test_second_interrupt_does_not_wait_for_the_step_and_says_from_where_it_goes
         return step(self, *args)
 
     config = write()
+    message = "train.py: stopped after step 7; --resume goes on from the checkpoint of step 5\n"
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.Adam, "step", interrupted)
-        status, message = train(config)
-    assert status == 130
-    assert message == (
-        "train.py: stopped after step 7; --resume goes on from the checkpoint of step 5\n"
-    )
+        assert train(config) == (130, message)
+        assert train(config, "--resume") == (130, message)
     assert train(config, "--resume") == (0, "")
+    log = log_of(tmp_path / "out")
+    assert [line["step"] for line in log] == list(range(1, 13))
+
+    folder = tmp_path / "out" / "tensorboard"
+    files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    for i, file in enumerate(files):  # they are read by name, of which the first part is the second
+        file.rename(folder / f"tfevents.{i}")
+    board = EventAccumulator(str(folder)).Reload()
+    assert set(board.Tags()["scalars"]) >= set(log[0]) - {"step"}
+    for name in set(log[0]) - {"step"}:
+        told = {event.step: event.value for event in board.Scalars(name)}
+        assert len(told) == len(board.Scalars(name))
+        assert told == pytest.approx({line["step"]: line[name] for line in log}, rel=1e-6)
