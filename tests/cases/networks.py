@@ -106,6 +106,16 @@ NETWORKS = [
         note="minibatch",
     ),
     Case(
+        {"block": "MLPDiscriminator", "input_shape": [1, 2], "width": 4, "depth": 1}
+        | {"packing": 2, "activation": "tanh"},
+        inputs=lambda make: (make(8, 1, 2),),
+        reference=lambda block, x: torch.cat(
+            [dense(block, torch.cat([a[0], b[0]]), torch.tanh) for a, b in zip(x[::2], x[1::2])]
+        ),
+        note="packing",
+        expected_failures={"permutation": "neighbours in the batch make a pack"},
+    ),
+    Case(
         {"block": "MLPGenerator", "latent_dim": 3, "output_shape": [2], "width": 4, "depth": 1}
         | {"norm": "virtual", "activation": "tanh"},
         inputs=lambda make: (make(3, 3), make(5, 3)),
