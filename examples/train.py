@@ -161,7 +161,9 @@ class Trainer:
     def check(self) -> None:
         """Refuse networks that do not fit together or do not fit the data."""
         data.check_classes(self.config.data, self.dataset, self.config.num_classes)
-        real, *labels = (x[:2] for x in self.first_samples(self.config.batch_size))
+        # As many as a process sees at once: a critic may take no fewer.
+        n = self.config.batch_size // (self.config.accumulate * self.accelerator.num_processes)
+        real, *labels = (x[:n] for x in self.first_samples(self.config.batch_size))
         try:
             fake = self.sample(len(real), 0, *labels)
             with evaluation_mode(self.critic):

@@ -79,7 +79,7 @@ def _as_written() -> Iterator[None]:
 
 
 def by_torch_func(
-    critic: Critic, points: Tensor, sizes: frozenset[int] = frozenset()
+    critic: Critic, points: Tensor, sizes: Sequence[int] = ()
 ) -> list[Tensor]:
     """The same by `torch.func`, which the compiler can differentiate twice."""
     rows: list[int] = []
@@ -101,7 +101,7 @@ def _pulled(pull_back: Any, totals: tuple[Tensor, ...], i: int) -> Tensor:
 
 
 def gradients_of_logits(
-    logits: Logits, inputs: Tensor | Sequence[Tensor], sizes: frozenset[int] = frozenset()
+    logits: Logits, inputs: Tensor | Sequence[Tensor], sizes: Sequence[int] = ()
 ) -> list[Tensor]:
     """The gradient of each sample's logits with respect to that sample, flattened to `(N, d)`.
 
@@ -155,7 +155,7 @@ def _gradient(logits: Tensor, points: Tensor, rows: int) -> Tensor:
 
 
 def _rows(
-    logits: Sequence[Tensor], inputs: Sequence[Tensor], sizes: frozenset[int]
+    logits: Sequence[Tensor], inputs: Sequence[Tensor], sizes: Sequence[int]
 ) -> list[int]:
     """How many gradients there are for each sub-critic: as many as samples, or as packs of them."""
     rows = []
@@ -204,21 +204,22 @@ def _wide(points: Tensor) -> Tensor:
 # --- what the critic is made of ------------------------------------------------------------------
 
 
-def _examined(critic: Critic) -> tuple[str, bool, frozenset[int]]:
+def _examined(critic: Critic) -> tuple[str, bool, list[int]]:
     """What is said of a batch norm in training mode, if there is one; whether a part is compiled; and
     the sizes of packs."""
-    mixing, compiled, sizes = "", False, set[int]()
+    sizes: list[int] = []
+    mixing, compiled = "", False
     for each in _mentioned(critic):
         compiled |= "_torchdynamo_orig_callable" in vars(each)
         for name, part in each.named_modules() if isinstance(each, nn.Module) else ():
             compiled |= part._compiled_call_impl is not None or "_orig_mod" in part._modules
             if isinstance(size := getattr(part, "pack_size", None), int):
-                sizes.add(size)
+                sizes.append(size)
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and not mixing:
                 state = "in training mode" if part.training else "without running statistics"
                 if part.training or part.running_mean is None:
                     mixing = f"the critic's {name or 'module'} is a {type(part).__name__} {state}"
-    return mixing, compiled, frozenset(sizes)
+    return mixing, compiled, sizes
 
 
 def _mentioned(critic: Any) -> Iterator[Any]:

@@ -566,6 +566,24 @@ def test_feature_matching_on_unknown_layers_is_refused(write, train):
     assert "layers.0" in message
 
 
+def test_discriminator_that_packs_samples_trains_with_penalties_and_features(write, train, tmp_path):
+    status, _ = train(write(MATCHING, ("[loss]", "packing = 4\n\n[loss]")))
+    assert status == 0
+    first = next(iter(parts(tmp_path / "out")["critic"].values()))
+    assert first.shape[1] == 4 * 2
+
+
+def test_batch_that_fills_no_packs_is_refused_before_the_first_step(write, train, tmp_path):
+    for parallel in ("", "accumulate = 8\n"):
+        size = "batch_size = 16" if parallel else "batch_size = 18"
+        status, message = train(
+            write(("batch_size = 16", f"{parallel}{size}"), ("[loss]", "packing = 4\n\n[loss]"))
+        )
+        assert status == 2
+        assert f"joins each 4 samples, got {2 if parallel else 18}: make the batch" in message
+        assert not (tmp_path / "out").exists()
+
+
 def test_networks_with_virtual_batch_norm_get_a_reference(trainer, examples):
     from gan_blocks import WithReference
 
