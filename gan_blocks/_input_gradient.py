@@ -78,9 +78,7 @@ def _as_written() -> Iterator[None]:
                 _stance.close()
 
 
-def by_torch_func(
-    critic: Critic, points: Tensor, sizes: Sequence[int] = ()
-) -> list[Tensor]:
+def by_torch_func(critic: Critic, points: Tensor, sizes: Sequence[int] = ()) -> list[Tensor]:
     """The same by `torch.func`, which the compiler can differentiate twice."""
     rows: list[int] = []
 
@@ -154,9 +152,7 @@ def _gradient(logits: Tensor, points: Tensor, rows: int) -> Tensor:
     return at_least_float32(gradient).reshape(rows, -1)
 
 
-def _rows(
-    logits: Sequence[Tensor], inputs: Sequence[Tensor], sizes: Sequence[int]
-) -> list[int]:
+def _rows(logits: Sequence[Tensor], inputs: Sequence[Tensor], sizes: Sequence[int]) -> list[int]:
     """How many gradients there are for each sub-critic: as many as samples, or as packs of them."""
     rows = []
     for y, x in zip(logits, inputs, strict=True):

@@ -252,7 +252,9 @@ def test_packs_of_one_are_the_samples():
 
 def test_samples_that_fill_no_pack_are_refused():
     for n in (1, 3, 5):
-        with pytest.raises(ValueError, match=rf"joins each 4 samples, got {n}: make the batch a mul"):
+        with pytest.raises(
+            ValueError, match=rf"joins each 4 samples, got {n}: make the batch a mul"
+        ):
             Packing(4)(torch.zeros(n, 2))
     with pytest.raises(ValueError, match=r"shape \(N, C, ...\), got \(4,\)"):
         Packing(4)(torch.zeros(4))

@@ -566,7 +566,9 @@ def test_feature_matching_on_unknown_layers_is_refused(write, train):
     assert "layers.0" in message
 
 
-def test_discriminator_that_packs_samples_trains_with_penalties_and_features(write, train, tmp_path):
+def test_discriminator_that_packs_samples_trains_with_penalties_and_features(
+    write, train, tmp_path
+):
     status, _ = train(write(MATCHING, ("[loss]", "packing = 4\n\n[loss]")))
     assert status == 0
     first = next(iter(parts(tmp_path / "out")["critic"].values()))

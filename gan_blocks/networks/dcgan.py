@@ -184,7 +184,9 @@ class DCGANDiscriminator(nn.Module):
         widths = [width * 2**i for i in range(doublings)]
         plain: dict[str, Any] = {"bias": False, **options}
         layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip([packing * channels, *widths], widths, strict=False)):
+        for i, (before, after) in enumerate(
+            zip([packing * channels, *widths], widths, strict=False)
+        ):
             convolution = nn.Conv2d(before, after, 4, 2, 1, **plain)
             packed = packing > 1 and i == 0
             layers += [nn.Sequential(Packing(packing), convolution) if packed else convolution]
