@@ -242,13 +242,13 @@ def draw(picture: str, out: Path, steps: int | None) -> None:
             axes.axis("off")
             continue
         means, _ = data.modes(name)
-        limits = (-1.5 * means.abs().max(), 1.5 * means.abs().max())
+        side = 1.5 * float(means.max())
         size = 90 if name == "ring" else 40
         axes.scatter(
             *means.T.numpy(), s=size, facecolors="none", edgecolors="tab:red", linewidths=1
         )
         axes.scatter(*x.T.numpy(), s=2, alpha=0.4, linewidths=0)
-        axes.set(xlim=limits, ylim=limits, aspect="equal", xticks=[], yticks=[])
+        axes.set(xlim=(-side, side), ylim=(-side, side), aspect="equal", xticks=[], yticks=[])
     figure.savefig(out / f"{picture}.png", dpi=90)
 
 
