@@ -396,11 +396,11 @@ def of_packs(penalty, critic, packs):
     (gradient,) = torch.autograd.grad(critic(packs).sum(), packs, create_graph=True)
     norms = [(row**2).sum() ** 0.5 for row in gradient]
     if isinstance(penalty, gb.R1Penalty | gb.R2Penalty):
-        return penalty.gamma / 2 * sum(norm**2 for norm in norms) / len(norms)
+        return penalty.gamma / 2 * torch.stack(norms).square().mean()
     excess = [norm - penalty.target for norm in norms]
     if getattr(penalty, "one_sided", False):
         excess = [e.clamp(min=0) for e in excess]
-    return penalty.weight * sum(e**2 for e in excess) / len(norms)
+    return penalty.weight * torch.stack(excess).square().mean()
 
 
 @pytest.mark.parametrize("penalty", [gb.R1Penalty(0.7), gb.R2Penalty(0.7)], ids=str)
