@@ -159,7 +159,9 @@ class Trainer:
     def check(self) -> None:
         """Refuse networks that do not fit together or do not fit the data."""
         data.check_classes(self.config.data, self.dataset, self.config.num_classes)
-        real, *labels = (x[:2] for x in self.first_samples(self.config.batch_size))
+        # As many as a process sees at once: a critic may take no fewer.
+        n = self.config.batch_size // self.config.accumulate // self.accelerator.num_processes
+        real, *labels = (x[:n] for x in self.first_samples(self.config.batch_size))
         try:
             fake = self.sample(len(real), 0, *labels)
             with evaluation_mode(self.critic):
@@ -170,9 +172,7 @@ class Trainer:
                 for name in names:
                     term(of_real[name], of_fake[name])
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-            raise UsageError(
-                f"generator, discriminator, loss and data do not fit: {error}"
-            ) from error
+            raise UsageError(f"networks, loss and data do not fit: {error}") from error
         if fake.shape[1:] != real.shape[1:]:
             shapes = f"{tuple(fake.shape[1:])} and the data is {tuple(real.shape[1:])}"
             raise UsageError(f"generator: it makes samples of shape {shapes}; make them one shape")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from trainer_runs import MATCHING, NO_PENALTY, PLAIN, PLUGIN
+from trainer_runs import MATCHING, NO_PENALTY, PLAIN, PLUGIN, parts
 
 
 @pytest.fixture
@@ -134,6 +134,26 @@ def test_feature_matching_on_unknown_layers_is_refused(write, train):
     assert "layers.0" in message
 
 
+def test_discriminator_that_packs_samples_trains_with_penalties_and_features(
+    write, train, tmp_path
+):
+    status, _ = train(write(MATCHING, ("[loss]", "packing = 4\n\n[loss]")))
+    assert status == 0
+    first = next(iter(parts(tmp_path / "out")["critic"].values()))
+    assert first.shape[1] == 4 * 2
+
+
+def test_batch_that_fills_no_packs_is_refused_before_the_first_step(write, train, tmp_path):
+    for parallel in ("", "accumulate = 8\n"):
+        size = "batch_size = 16" if parallel else "batch_size = 18"
+        status, message = train(
+            write(("batch_size = 16", f"{parallel}{size}"), ("[loss]", "packing = 4\n\n[loss]"))
+        )
+        assert status == 2
+        assert f"joins each 4 samples, got {2 if parallel else 18}: make the batch" in message
+        assert not (tmp_path / "out").exists()
+
+
 def test_networks_with_virtual_batch_norm_get_a_reference(trainer, examples):
     from gan_blocks import WithReference
 
@@ -164,10 +184,10 @@ def test_gradient_is_clipped_to_its_norm_and_logged_as_it_was(trainer):
 def test_parts_of_a_batch_make_the_step_that_the_whole_makes(trainer, reuse):
     alone = (PLAIN, ("GradientPenalty", "R2Penalty"), ("weight = 1.0", "gamma = 1.0"))
     steps = []
-    for parts in (1, 4):
+    for count in (1, 4):
         it, batches = trainer(
             *alone,
-            ("batch_size = 16", f"batch_size = 64\naccumulate = {parts}\nreuse_fakes = {reuse}"),
+            ("batch_size = 16", f"batch_size = 64\naccumulate = {count}\nreuse_fakes = {reuse}"),
         )
         values = [it.train_step([next(batches)]) for _ in range(2)]
         weights = [p.detach() for n in (it.critic, it.generator) for p in n.parameters()]
@@ -176,10 +196,10 @@ def test_parts_of_a_batch_make_the_step_that_the_whole_makes(trainer, reuse):
 
 
 def test_samples_of_a_seed_do_not_depend_on_the_parts_of_a_batch(trainer):
-    whole, parts = (
+    whole, in_parts = (
         trainer(("batch_size = 16", f"batch_size = 16\naccumulate = {k}"))[0] for k in (1, 4)
     )
-    assert torch.equal(whole.latents(10, seed=3), parts.latents(10, seed=3))
+    assert torch.equal(whole.latents(10, seed=3), in_parts.latents(10, seed=3))
 
 
 def test_average_takes_the_whole_batch_for_one_step_whatever_its_parts(trainer):
