@@ -21,7 +21,16 @@ def examples() -> Iterator[SimpleNamespace]:
     """The modules of `examples/`, which is a folder of scripts and no package."""
     sys.path.insert(0, str(EXAMPLES))
     names = ("checkpoint", "config", "data", "distances", "evaluate", "inception", "plots")
-    names += ("reading", "record", "steps", "train", "watch", "fgan_table", "dirac_gan")
+    names += (
+        "reading",
+        "record",
+        "steps",
+        "train",
+        "watch",
+        "fgan_table",
+        "dirac_gan",
+        "stacked_mnist",
+    )
     # Threads that wait for each other on a busy machine cost more than they bring to small networks.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
