@@ -182,7 +182,6 @@ def test_config_trains_and_is_evaluated_beside_the_published_rows(
     assert 230 < metrics["real_modes"] < 290
     assert metrics["modes"] < metrics["real_modes"]
     assert metrics["reverse_kl"] > metrics["real_reverse_kl"]
-    assert metrics["real_confidence"] > 0.8
     capsys.readouterr()
     assert stacked.main([str(out), "--docs", str(docs)]) == 0
     assert "| PacGAN, published" in capsys.readouterr().out
