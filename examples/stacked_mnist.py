@@ -38,14 +38,14 @@ PUBLISHED = {
 
 
 class DigitClassifier(nn.Sequential):
-    """A convolutional network for grey digits."""
+    """A convolutional network for grey digits of any size."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
         for before, after, kernel, stride in ((1, 32, 5, 2), (32, 64, 3, 2), (64, 128, 3, 1)):
             layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False)]
             layers += [nn.BatchNorm2d(after), nn.ReLU()]
-        super().__init__(*layers, nn.Flatten(), nn.LazyLinear(10))
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128 * 4 * 4, 10))
 
 
 def moved(images: Tensor) -> Tensor:
@@ -70,7 +70,6 @@ def train_classifier(
         order = torch.randperm(len(images))
         held_out, train = order.tensor_split([len(images) // 6])
         classifier = DigitClassifier()
-        classifier(images[:2])  # makes the last layer
         optimizer = torch.optim.Adam(classifier.parameters())
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
         for _ in range(steps):
