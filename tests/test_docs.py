@@ -83,6 +83,21 @@ def test_the_page_of_the_trainer_has_every_key_of_its_config():
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == keys
 
 
+def test_every_test_that_a_page_names_is_there():
+    named = {
+        match
+        for page in PAGES
+        for match in re.findall(r"(tests/[\w/]+\.py)::(\w+)", page.read_text(encoding="utf-8"))
+    }
+    assert named
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
+
+
 READERS = {"toml": tomllib.loads, "yaml": yaml.safe_load, "json": json.loads}
 
 
@@ -110,6 +125,17 @@ def test_every_python_block_of_a_page_is_run(page):
     document = runpy.run_path(str(ROOT / "conftest.py"))["pages"].parse(page)
     starts = [example.region.start for example in document]
     assert all(any(b.start() <= start < b.end() for start in starts) for b in to_run)
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "coming_from").glob("*.md")), ids=relative)
+def test_what_a_page_for_newcomers_calls_ours_can_be_written_so(page):
+    """The second column of the table of names: classes and calls, with arguments that exist."""
+    table = page.read_text(encoding="utf-8").split("| Ours |", 1)[1].split("\n\n", 1)[0]
+    cells = [row.split("|")[2] for row in table.splitlines()[2:]]
+    ours = [span for cell in cells for span in re.findall("`(.+?)`", cell)]
+    assert len(ours) > 9
+    for expression in ours:
+        eval(expression, vars(gan_blocks).copy())
 
 
 class References(HTMLParser):

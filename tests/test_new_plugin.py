@@ -2,13 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import gan_blocks
 from gan_blocks.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +55,7 @@ def site(package, tmp_path_factory) -> Path:
 
 def test_nothing_of_the_shipped_name_is_left(package):
     files = [path for path in package.rglob("*") if path.is_file()]
-    assert len(files) == 8
+    assert len(files) == 10
     assert not [path for path in package.rglob("*") if "template" in path.name]
     assert not [path for path in files if "template" in path.read_text("utf-8")]
     assert (package / "gan_blocks_my_own" / "__init__.py").is_file()
@@ -77,6 +81,33 @@ print(loss, gan_blocks.to_spec(loss), type(loss).__module__)
         "ExponentialLoss(temperature=2.0) {'block': 'my-own/ExponentialLoss', 'temperature': 2.0} "
         "gan_blocks_my_own.exponential_loss\n"
     )
+
+
+def test_its_wheel_is_typed_and_brings_its_licence(site):
+    assert (site / "gan_blocks_my_own" / "py.typed").is_file()
+    (metadata,) = site.glob("*.dist-info")
+    licence = (metadata / "licenses" / "LICENSE").read_text("utf-8")
+    assert "the authors of gan-blocks-my-own" in licence
+
+
+def test_its_source_archive_holds_nothing_else_of_the_folder(package, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(package, copy)
+    (copy / ".env").write_text("KEY=secret")
+    (copy / "runs").mkdir()
+    (copy / "runs" / "log.jsonl").write_text("{}")
+    python("-m", "hatchling", "build", "--target", "sdist", cwd=copy)
+    (archive,) = (copy / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.split("/", 1)[1] for name in opened.getnames()}
+    written = {p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file()}
+    assert names == {name for name in written if "cache" not in name} | {"PKG-INFO"}
+
+
+def test_it_asks_for_this_version_or_a_later_one(package):
+    project = tomllib.loads((package / "pyproject.toml").read_text("utf-8"))["project"]
+    minor = ".".join(gan_blocks.__version__.split(".")[:2])
+    assert f"gan-blocks>={minor}" in project["dependencies"]
 
 
 def test_a_block_imported_directly_knows_its_spec_name(site):

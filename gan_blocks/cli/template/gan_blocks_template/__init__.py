@@ -5,6 +5,8 @@ from gan_blocks_template.exponential_loss import ExponentialLoss
 
 __all__ = ["ExponentialLoss"]
 
+hook_version = 1
+
 
 @hookimpl
 def gan_blocks_losses() -> list[type]:
