@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # process runs a whole file.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test slow matrix fuzz mutants lint docs docs-serve tutorial bench oldest clean
+.PHONY: demo test slow matrix fuzz mutants lint docs docs-serve browser figures tutorial bench conformance oldest clean
 
 # Idle threads sleep instead of spinning: many times faster where other programs run too.
 demo: .venv/.examples
@@ -45,6 +45,15 @@ docs: .venv/.dev
 docs-serve: .venv/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
+# The site in headless Chromium, which has to be there: apt-get install chromium.
+browser: .venv/.dev
+	$(BIN)/python -m pytest tests/browser/check_*.py
+
+# The pictures that take no training; those of trainings are made by the command on their page.
+figures: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python examples/figures.py
+	OMP_NUM_THREADS=1 $(BIN)/python examples/dirac_gan.py --docs docs
+
 # The notebook and the page of examples/tutorial.py, with their outputs. It takes some minutes, and MNIST:
 # downloaded, or from the folder in GAN_BLOCKS_MNIST.
 tutorial: .venv/.dev
@@ -56,8 +65,18 @@ tutorial: .venv/.dev
 	  --TemplateExporter.extra_template_basedirs=docs/hooks \
 	  --NbConvertApp.output_files_dir=images/tutorial examples/tutorial.ipynb
 
+# The page's table of benchmarks; with bfloat16 arithmetic as users have it, see docs/testing.md.
 bench: .venv/.dev
-	$(BIN)/python -m pytest tests/benchmarks/bench_*.py --benchmark-columns=min,median,rounds --benchmark-sort=fullname
+	mkdir -p runs
+	ONEDNN_MAX_CPU_ISA=DEFAULT $(BIN)/python -m pytest tests/benchmarks/bench_*.py \
+	  --benchmark-columns=min,median,rounds --benchmark-sort=fullname --benchmark-json=runs/benchmarks.json
+	$(BIN)/python tests/benchmarks/table.py runs/benchmarks.json docs/results/benchmarks.md
+
+# Every check of the kit with every block, as the page's table.
+conformance: .venv/.dev
+	mkdir -p runs
+	$(TEST) tests/test_conformance.py --junitxml=runs/conformance.xml
+	$(BIN)/python tests/conformance_table.py runs/conformance.xml docs/results/conformance.md
 
 # The tests on the oldest torch that pyproject.toml allows, in an environment of their own.
 oldest:

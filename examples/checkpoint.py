@@ -6,11 +6,13 @@ import pickle
 import random
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ValidationError
 
 from data import UsageError
 
@@ -92,6 +94,23 @@ def previous(path: Path) -> Path:
     return path.with_suffix(".previous.pt")
 
 
+def check_new(out: Path) -> None:
+    """Refuse a folder for a new run that holds anything.
+
+    What a run has left that was killed before its first checkpoint does not count.
+    """
+    path = out / "checkpoint.pt"
+    if path.exists() or previous(path).exists():
+        raise UsageError(f"{out} already holds a run: add --resume, or choose another --out")
+    names = sorted(p.name for p in out.iterdir() if p.suffix != ".tmp") if out.exists() else []
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+        raise UsageError(
+            f"{out} holds {shown} and no checkpoint, so it is no run to go on with; empty it, or choose "
+            "another --out"
+        )
+
+
 def load(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint of tensors and plain values; it can run no code."""
     if not path.is_file() and previous(path).is_file():
@@ -126,12 +145,18 @@ def damaged(path: Path, error: Exception) -> UsageError:
     )
 
 
-def compare(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
-    """Refuse to go on with another config than the run's. Only `steps` may differ."""
+def compare(old: dict[str, Any], config: BaseModel, out: Path) -> None:
+    """Refuse to go on with another config than the run's. Only `steps` may differ.
+
+    What a later version has brought counts as left out: it has to have its default.
+    """
+    with suppress(ValidationError):
+        old = type(config).model_validate(old).model_dump()
+    new, gone = config.model_dump(), "not there"
     changed = [
-        f"{key} was {old[key]} and is {new[key]}"
-        for key in new
-        if key != "steps" and old[key] != new[key]
+        f"{key} was {old.get(key, gone)} and is {new.get(key, gone)}"
+        for key in old | new
+        if key != "steps" and old.get(key, gone) != new.get(key, gone)
     ]
     if changed:
         raise UsageError(

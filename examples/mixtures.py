@@ -15,6 +15,7 @@ arXiv:1712.04086, section 4.1: the data, the metrics and the published numbers.
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,10 @@ FIELDS = ["data", "method", "seed", "steps", "ms_per_step", *METRICS]
 class StackedLinear(nn.Module):
     """A linear layer for each seed: `(seeds, N, inputs)` to `(seeds, N, outputs)`."""
 
-    def __init__(self, seeds: int, inputs: int, outputs: int, gain: float) -> None:
+    def __init__(self, seeds: int, inputs: int, outputs: int, gain: float, offset: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(seeds, inputs, outputs) * gain / inputs**0.5)
-        self.bias = nn.Parameter(torch.zeros(seeds, 1, outputs))
+        self.bias = nn.Parameter(offset * (2 * torch.rand(seeds, 1, outputs) - 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, x, self.weight)
@@ -98,13 +99,32 @@ class FourierFeatures(nn.Module):
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
-def stacked_mlp(seeds: int, first: nn.Module, outputs: int) -> nn.Sequential:
+def generator_of(seeds: int) -> nn.Sequential:
+    """A generator for each seed, whose tanh has plateaus for the modes and steep slopes between."""
+    first = StackedLinear(seeds, LATENT, WIDTH, gain=5 / 3, offset=0.5)
+    return stacked_mlp(seeds, first, 2, nn.Tanh, gain=5 / 3, offset=0.5)
+
+
+def critic_of(seeds: int) -> nn.Sequential:
+    """A critic for each seed."""
+    features = FourierFeatures(seeds, 2, WIDTH, std=1.5)
+    first = nn.Sequential(features, StackedLinear(seeds, WIDTH, WIDTH, 2**0.5, 0.0))
+    return stacked_mlp(seeds, first, 1, lambda: nn.LeakyReLU(0.2), gain=2**0.5, offset=0.0)
+
+
+def stacked_mlp(
+    seeds: int,
+    first: nn.Module,
+    outputs: int,
+    activation: Callable[[], nn.Module],
+    gain: float,
+    offset: float,
+) -> nn.Sequential:
     """A perceptron for each seed; their batches come and go one after the other."""
-    layers: list[nn.Module] = [nn.Unflatten(0, (seeds, -1)), first]
+    layers: list[nn.Module] = [nn.Unflatten(0, (seeds, -1)), first, activation()]
     for _ in range(DEPTH - 1):
-        layers += [nn.LeakyReLU(0.2), StackedLinear(seeds, WIDTH, WIDTH, 2**0.5)]
-    last = StackedLinear(seeds, WIDTH, outputs, 1.0)
-    return nn.Sequential(*layers, nn.LeakyReLU(0.2), last, nn.Flatten(0, 1))
+        layers += [StackedLinear(seeds, WIDTH, WIDTH, gain, offset), activation()]
+    return nn.Sequential(*layers, StackedLinear(seeds, WIDTH, outputs, 1.0, 0.0), nn.Flatten(0, 1))
 
 
 def train(name: str, method: str, seeds: int, steps: int) -> tuple[Tensor, float]:
@@ -112,11 +132,7 @@ def train(name: str, method: str, seeds: int, steps: int) -> tuple[Tensor, float
     torch.manual_seed(0)
     n = seeds * BATCH
     scale = data.modes(name)[0].square().mean().sqrt()
-    generator = stacked_mlp(seeds, StackedLinear(seeds, LATENT, WIDTH, 2**0.5), 2)
-    features = nn.Sequential(
-        FourierFeatures(seeds, 2, WIDTH, std=1.5), StackedLinear(seeds, WIDTH, WIDTH, 2**0.5)
-    )
-    critic = stacked_mlp(seeds, features, 1)
+    generator, critic = generator_of(seeds), critic_of(seeds)
     loss_name, specs = METHODS[method]
     loss = build({"block": loss_name})
     penalties = [build(x | {"schedule": x["schedule"] | {"steps": steps}}) for x in specs]

@@ -24,6 +24,7 @@ from torch import nn
 import gan_blocks
 from data import UsageError
 from gan_blocks.presets import OptimizerSettings
+from stopping import Terminated
 from watch import Collapsed
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -238,5 +239,5 @@ def exit_status(command: str, body: Callable[[], None]) -> int:
         return 1
     except KeyboardInterrupt as error:
         print(f"{command}: stopped {error}".rstrip(), file=sys.stderr)
-        return 130
+        return 143 if isinstance(error, Terminated) else 130
     return 0

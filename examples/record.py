@@ -15,6 +15,7 @@ import plots
 from data import UsageError
 
 Values = dict[str, float]
+"""What a step has to tell, by name."""
 
 
 class Record:
@@ -56,28 +57,34 @@ class Record:
         traceback: TracebackType | None,
     ) -> None:
         with self._writing():
-            for each in (self.bar, self.board, self.log):
+            for each in (self.bar, self.log, self.board):
                 each.close()
-        if kind is KeyboardInterrupt:
-            raise KeyboardInterrupt(
+        if kind and issubclass(kind, KeyboardInterrupt):
+            raise kind(
                 f"after step {self.trainer.step}; --resume goes on from the checkpoint of step "
                 f"{self.kept}"
             )
 
-    def step(self, values: Values, seconds: float) -> None:
+    def step(self, values: Values, seconds: float, stopped: bool) -> None:
         """Write what is due after a step.
 
         Args:
             values: What the step has to tell.
             seconds: How long it took, its data included.
+            stopped: Whether the run ends here, before its last step.
         """
         self.seconds, self.timed = self.seconds + seconds, self.timed + 1
         self.bar.update()
         with self._writing():
-            self._write(values)
+            self._write(values, stopped)
 
-    def _write(self, values: Values) -> None:
+    def _write(self, values: Values, stopped: bool) -> None:
         config, step = self.config, self.trainer.step
+        if not (self.out / "tensorboard").is_dir():  # the board's thread would print a traceback
+            raise UsageError(
+                f"{self.out}, or the folder tensorboard in it, is gone; --resume goes on from the "
+                "checkpoint, if that is still there or a copy of the run is put back"
+            )
         last = step == config.steps
         if step % config.log_every == 0:
             self._tell(step, values)
@@ -86,7 +93,7 @@ class Record:
             shown = self.trainer.sample(plots.COUNT, seed=config.seed)
             plots.samples(shown, self.out / "samples" / f"{step:07}.png")
             plots.curves(checkpoint.read_log(self.out / "log.jsonl"), self.out / "curves.png")
-        if step % config.checkpoint_every == 0 or last:
+        if step % config.checkpoint_every == 0 or last or stopped:
             self.log.flush()  # first, so that the log is never behind the checkpoint
             self._checkpoint()
 

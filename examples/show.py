@@ -48,13 +48,14 @@ def keep(name: str, table: Table, figure: Figure, out: Path, docs: Path | None) 
     """Write a study's table and picture into a folder, and copy them to the documentation if asked."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.md").write_text(f"{table}\n", encoding="utf-8")
-    _save(figure, out / f"{name}.png")
+    save(figure, out / f"{name}.png")
     if docs:
         shutil.copy(out / f"{name}.md", docs / "results")
         shutil.copy(out / f"{name}.png", docs / "images")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a small PNG file; the same figure is the same file."""
     figure.savefig(path, dpi=100)
     with Image.open(path) as image:  # 64 colours are enough, and a third of the size
         image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
@@ -96,5 +97,5 @@ def picture(figure: Figure, path: Path, words: str) -> None:
         if axes.axison:
             axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _save(figure, path)
+    save(figure, path)
     display(Picture(path, words))

@@ -33,7 +33,7 @@ from evaluate import evaluate_run, evaluation_mode
 from gan_blocks import EMA, FeatureExtractor, VirtualBatchNorm, WithReference, distributed
 from gan_blocks.presets import OptimizerSettings
 from reading import make_optimizer
-from record import Record
+from record import Record, Values
 from steps import (
     Batch,
     CriticStep,
@@ -44,10 +44,8 @@ from steps import (
     needs_real_logits,
     realness,
 )
+from stopping import Stop
 from watch import Watch, check_finite
-
-Values = dict[str, float]
-"""What a step has to tell, by name."""
 
 
 class Trainer:
@@ -161,7 +159,9 @@ class Trainer:
     def check(self) -> None:
         """Refuse networks that do not fit together or do not fit the data."""
         data.check_classes(self.config.data, self.dataset, self.config.num_classes)
-        real, *labels = (x[:2] for x in self.first_samples(self.config.batch_size))
+        # As many as a process sees at once: a critic may take no fewer.
+        n = self.config.batch_size // self.config.accumulate // self.accelerator.num_processes
+        real, *labels = (x[:n] for x in self.first_samples(self.config.batch_size))
         try:
             fake = self.sample(len(real), 0, *labels)
             with evaluation_mode(self.critic):
@@ -172,9 +172,7 @@ class Trainer:
                 for name in names:
                     term(of_real[name], of_fake[name])
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-            raise UsageError(
-                f"generator, discriminator, loss and data do not fit: {error}"
-            ) from error
+            raise UsageError(f"networks, loss and data do not fit: {error}") from error
         if fake.shape[1:] != real.shape[1:]:
             shapes = f"{tuple(fake.shape[1:])} and the data is {tuple(real.shape[1:])}"
             raise UsageError(f"generator: it makes samples of shape {shapes}; make them one shape")
@@ -187,8 +185,7 @@ class Trainer:
         told, rest, terms, more = list[Tensor](), [], Terms(), Terms()
         for i, inputs in enumerate(parts):
             # The gradients of the processes meet once, with the last part.
-            together = i + 1 == len(parts)
-            with nullcontext() if together else self.accelerator.no_sync(side):
+            with self.accelerator.no_sync(side) if i + 1 < len(parts) else nullcontext():
                 terms, more, *other = side(*inputs)
                 total = torch.stack(list(terms.values())).sum()
                 self.accelerator.backward(total / len(parts))
@@ -293,7 +290,7 @@ def restore(
         if config is None:
             reading.register_plugins(state["config"]["plugins"], folder)
             config = reading.validate(Config, state["config"], str(path))
-        checkpoint.compare(state["config"], config.model_dump(), out)
+        checkpoint.compare(state["config"], config, out)
         trainer = Trainer(config, folder, device)
         trainer.load_state_dict(state)
     except checkpoint.UNREADABLE as error:
@@ -303,19 +300,22 @@ def restore(
 
 def run(config: Config, folder: Path, out: Path, device: torch.device, resume: bool) -> Trainer:
     """Train from the start or from the last checkpoint."""
-    # What a run has left that was killed before its first checkpoint does not count.
-    if not resume and out.exists() and any(p.suffix != ".tmp" for p in out.iterdir()):
-        raise UsageError(f"{out} already holds a run: add --resume, or choose another --out")
+    if not resume:
+        checkpoint.check_new(out)
     trainer = restore(out, device, config, folder) if resume else Trainer(config, folder, device)
     if not resume:
         trainer.check()
     batches = trainer.batches()
-    with Record(trainer, out) if trainer.is_main else nullcontext() as record:
+    recording = Record(trainer, out) if trainer.is_main else nullcontext()
+    with Stop(trainer.accelerator) as stop, recording as record:
         while trainer.step < config.steps:
             start = time.perf_counter()
             values = trainer.train_step([next(batches) for _ in range(config.critic_steps)])
+            seconds, stopped = time.perf_counter() - start, stop.asked()
             if record:
-                record.step(values, time.perf_counter() - start)
+                record.step(values, seconds, bool(stopped))
+            if stopped:
+                raise stopped(f"after step {trainer.step}")
     return trainer
 
 

@@ -31,6 +31,7 @@ from gan_blocks.layers.equalized import EqualizedConv2d, EqualizedLinear
 from gan_blocks.layers.gaussian_noise import GaussianNoise
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
 from gan_blocks.layers.minibatch_std_dev import MinibatchStdDev
+from gan_blocks.layers.packing import Packing
 from gan_blocks.layers.pixel_norm import PixelNorm
 from gan_blocks.layers.projection_head import ProjectionHead
 from gan_blocks.layers.residual import ResidualDown2d, ResidualUp2d
@@ -63,6 +64,7 @@ def gan_blocks_layers() -> list[type]:
     return [
         MinibatchDiscrimination,
         MinibatchStdDev,
+        Packing,
         VirtualBatchNorm,
         ConditionalBatchNorm2d,
         PixelNorm,

@@ -35,12 +35,12 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
     """The gradient of each sub-critic at each point, `(N, d)`, to be differentiated by the weights."""
     check_samples(points)
     precision, points = _float32_for_float16(points), _wide(points.detach())
-    mixing, compiled = _examined(critic)
+    mixing, compiled, sizes = _examined(critic)
     if torch.compiler.is_compiling():
         if mixing.endswith("mode"):
             raise ValueError(f"{mixing}, and a compiled penalty cannot keep its running statistics")
         with precision:
-            return by_torch_func(critic, points)
+            return by_torch_func(critic, points, sizes)
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
@@ -55,7 +55,7 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
     # What torch has compiled cannot be differentiated twice, so it runs as it was written.
     with torch.enable_grad(), precision, _as_written() if compiled else nullcontext():
         points = points.requires_grad_()
-        return gradients_of_logits(critic(points), points)
+        return gradients_of_logits(critic(points), points, sizes)
 
 
 _stance = ExitStack()
@@ -78,18 +78,18 @@ def _as_written() -> Iterator[None]:
                 _stance.close()
 
 
-def by_torch_func(critic: Critic, points: Tensor) -> list[Tensor]:
+def by_torch_func(critic: Critic, points: Tensor, sizes: Sequence[int] = ()) -> list[Tensor]:
     """The same by `torch.func`, which the compiler can differentiate twice."""
+    rows: list[int] = []
 
     def sums(x: Tensor) -> tuple[Tensor, ...]:
         logits = sub_critics(_NAME, critic(x))
-        _check_shapes(logits, [x] * len(logits))
+        rows[:] = _rows(logits, [x] * len(logits), sizes)
         return tuple(each.sum() for each in logits)
 
     totals, pull_back = torch.func.vjp(sums, points)[:2]
     return [
-        at_least_float32(_pulled(pull_back, totals, i)).reshape(len(points), -1)
-        for i in range(len(totals))
+        at_least_float32(_pulled(pull_back, totals, i)).reshape(n, -1) for i, n in enumerate(rows)
     ]
 
 
@@ -98,10 +98,13 @@ def _pulled(pull_back: Any, totals: tuple[Tensor, ...], i: int) -> Tensor:
     return pull_back(seeds)[0]
 
 
-def gradients_of_logits(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
+def gradients_of_logits(
+    logits: Logits, inputs: Tensor | Sequence[Tensor], sizes: Sequence[int] = ()
+) -> list[Tensor]:
     """The gradient of each sample's logits with respect to that sample, flattened to `(N, d)`.
 
-    One for each sub-critic; `inputs` are those of all of them, or one for each.
+    One for each sub-critic; `inputs` are those of all of them, or one for each. Of a critic that
+    packs samples by one of these sizes it is the gradient by each pack, `(N / m, m d)`.
     """
     outputs = sub_critics(_NAME, logits)
     points: list[Any] = (
@@ -112,8 +115,8 @@ def gradients_of_logits(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> li
             f"the logits come from {len(outputs)} sub-discriminators, but there are {len(points)} inputs"
         )
     check_samples(*points)
-    _check_shapes(outputs, points)
-    return [_gradient(y, x) for y, x in zip(outputs, points, strict=True)]
+    rows = _rows(outputs, points, sizes)
+    return [_gradient(y, x, n) for y, x, n in zip(outputs, points, rows, strict=True)]
 
 
 def refuse_float16(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> None:
@@ -129,7 +132,7 @@ def refuse_float16(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> None:
                 )
 
 
-def _gradient(logits: Tensor, points: Tensor) -> Tensor:
+def _gradient(logits: Tensor, points: Tensor, rows: int) -> Tensor:
     if not points.requires_grad:
         raise ValueError(
             "the inputs carry no gradient: call inputs.requires_grad_() before the critic sees them"
@@ -146,19 +149,25 @@ def _gradient(logits: Tensor, points: Tensor) -> Tensor:
             "the critic's output does not depend on its input: is something detached, or computed "
             "under no_grad, inside the critic?"
         )
-    return at_least_float32(gradient).reshape(len(points), -1)
+    return at_least_float32(gradient).reshape(rows, -1)
 
 
-def _check_shapes(logits: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+def _rows(logits: Sequence[Tensor], inputs: Sequence[Tensor], sizes: Sequence[int]) -> list[int]:
+    """How many gradients there are for each sub-critic: as many as samples, or as packs of them."""
+    rows = []
     for y, x in zip(logits, inputs, strict=True):
         # Logits of several patches may stand in the dimension of the batch.
         of_each = len(y) % len(x) == 0 if y.dim() else len(x) == 1
-        if not of_each:
+        of_packs = y.dim() > 0 and any(len(y) * size == len(x) for size in sizes)
+        if not of_each and not of_packs:
             raise ValueError(
                 f"the critic should return logits of each of {len(x)} samples, got shape "
                 f"{tuple(y.shape)} for samples of shape {tuple(x.shape)}; their sum or mean is the "
-                "penalty's business"
+                "penalty's business. Logits of packs need a critic in which the penalty finds the "
+                "layer Packing, or, in from_logits, the packs as inputs"
             )
+        rows.append(len(x) if of_each else len(y))
+    return rows
 
 
 # --- precision -----------------------------------------------------------------------------------
@@ -191,18 +200,22 @@ def _wide(points: Tensor) -> Tensor:
 # --- what the critic is made of ------------------------------------------------------------------
 
 
-def _examined(critic: Critic) -> tuple[str, bool]:
-    """What is said of a batch norm in training mode, if there is one, and whether a part is compiled."""
+def _examined(critic: Critic) -> tuple[str, bool, list[int]]:
+    """What is said of a batch norm in training mode, if there is one; whether a part is compiled; and
+    the sizes of packs."""
+    sizes: list[int] = []
     mixing, compiled = "", False
     for each in _mentioned(critic):
         compiled |= "_torchdynamo_orig_callable" in vars(each)
         for name, part in each.named_modules() if isinstance(each, nn.Module) else ():
             compiled |= part._compiled_call_impl is not None or "_orig_mod" in part._modules
+            if isinstance(size := getattr(part, "pack_size", None), int):
+                sizes.append(size)
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and not mixing:
                 state = "in training mode" if part.training else "without running statistics"
                 if part.training or part.running_mean is None:
                     mixing = f"the critic's {name or 'module'} is a {type(part).__name__} {state}"
-    return mixing, compiled
+    return mixing, compiled, sizes
 
 
 def _mentioned(critic: Any) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from trainer_runs import CONFIG
 
 import gan_blocks
 
@@ -21,7 +22,17 @@ def examples() -> Iterator[SimpleNamespace]:
     """The modules of `examples/`, which is a folder of scripts and no package."""
     sys.path.insert(0, str(EXAMPLES))
     names = ("checkpoint", "config", "data", "distances", "evaluate", "inception", "plots")
-    names += ("reading", "record", "steps", "train", "watch", "fgan_table", "dirac_gan")
+    names += (
+        "reading",
+        "record",
+        "steps",
+        "train",
+        "watch",
+        "fgan_table",
+        "dirac_gan",
+        "figures",
+        "show",
+    )
     # Threads that wait for each other on a busy machine cost more than they bring to small networks.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -62,3 +73,52 @@ def registry_as_it_was() -> Iterator[None]:
     registry._entries, registry._by_class = entries, by_class
     registry._plugins.infos.clear()
     registry._plugins.infos.update(infos)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes the config of a small run, with replacements, and returns its path."""
+
+    def write(*changes, name="config.toml"):
+        text = CONFIG
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def trainer(examples, write):
+    """A trainer that has not trained yet, and batches for it."""
+
+    def make(*changes):
+        file = write(*changes)
+        config = examples.reading.read_config(examples.config.Config, file)
+        it = examples.train.Trainer(config, file.parent, torch.device("cpu"))
+        return it, it.batches()
+
+    return make
+
+
+@pytest.fixture
+def train(examples, tmp_path, capsys):
+    """Runs the command and gives its exit status and what it wrote to standard error."""
+
+    def train(config, *arguments, out="out"):
+        out = str(tmp_path / out)
+        status = examples.train.main([str(config), "--out", out, "--device", "cpu", *arguments])
+        return status, capsys.readouterr().err
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory, write_mnist):
+    """A folder with MNIST files of 40 images."""
+    root = tmp_path_factory.mktemp("mnist")
+    write_mnist(root, np.random.default_rng(0).integers(0, 256, (40, 28, 28)))
+    return root

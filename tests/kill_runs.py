@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from trainer_runs import log_of, same
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -92,21 +93,6 @@ def plain_run(config, out, resume):
 
 def load(path):
     return torch.load(path, weights_only=True)
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-def log_of(out):
-    lines = checkpoint.read_log(out / "log.jsonl")
-    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
 
 
 def main(folder: Path, file: Path) -> None:

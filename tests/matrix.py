@@ -92,6 +92,11 @@ def _minibatch_discrimination() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(20, 1), nn.Flatten(0))
 
 
+def _packing() -> nn.Module:
+    layers = (gb.Packing(2), nn.Conv2d(2, CHANNELS, 3, padding=1), nn.LeakyReLU(0.2), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(CHANNELS * SIDE**2, 1), nn.Flatten(0))
+
+
 def _projection_head() -> nn.Module:
     last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return Labelled(gb.ProjectionHead(CHANNELS, CLASSES), last)
@@ -123,6 +128,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "SpectralNorm": Images,
     "WeightClipper": Images,
     "Orthogonal": Images,
+    "Packing": _packing,
 }
 CONSTRAINTS = ("SpectralNorm", "WeightClipper", "Orthogonal")
 MODES = {"E": "eager", "C": "compiled critic", "S": "compiled step"}

@@ -357,6 +357,87 @@ def test_patches_may_stand_in_the_dimension_of_the_batch(penalty):
     torch.testing.assert_close(seeded(penalty, lambda x: critic(x).view(-1), real, fake), expected)
 
 
+@exact
+@pytest.mark.parametrize("how", ["module", "function", "method", "compiled", "several"])
+def test_penalty_of_a_critic_of_packs_is_that_of_the_critic_on_the_packs(penalty, how):
+    inside, packing = smooth_critic(6, 4, 2).double(), gb.Packing(2)
+    critic = nn.Sequential(packing, inside)
+    real, fake = pair(8, 3)
+    seen = {
+        "module": critic,
+        "function": lambda x: critic(x),
+        "method": critic.forward,
+        "compiled": torch.compile(critic, backend="eager"),
+        "several": lambda x: [critic(x), critic(-x)],
+    }
+    torch.manual_seed(3)
+    points = drawn(penalty, real, fake)
+    packs = packing(points)
+    expected = of_packs(penalty, inside, packs)
+    if how == "several":
+        expected = expected + of_packs(penalty, lambda x: inside(-x), packs)
+    actual = seeded(penalty, seen[how], real, fake)
+    torch.testing.assert_close(actual, expected)
+    for ours, other in zip(by_weights(actual, inside), by_weights(expected, inside), strict=True):
+        torch.testing.assert_close(ours, other)
+
+
+def drawn(penalty, real, fake):
+    """The points at which a penalty takes the gradient of each sample."""
+    seen = []
+    torch.manual_seed(3)
+    penalty(lambda x: (seen.append(x), x.sum(1))[1], real, fake)
+    return seen[0].detach()
+
+
+def of_packs(penalty, critic, packs):
+    """A penalty's formula at given packs."""
+    packs = packs.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(packs).sum(), packs, create_graph=True)
+    norms = [(row**2).sum() ** 0.5 for row in gradient]
+    if isinstance(penalty, gb.R1Penalty | gb.R2Penalty):
+        return penalty.gamma / 2 * torch.stack(norms).square().mean()
+    excess = [norm - penalty.target for norm in norms]
+    if getattr(penalty, "one_sided", False):
+        excess = [e.clamp(min=0) for e in excess]
+    return penalty.weight * torch.stack(excess).square().mean()
+
+
+@pytest.mark.parametrize("penalty", [gb.R1Penalty(0.7), gb.R2Penalty(0.7)], ids=str)
+def test_penalty_from_logits_of_packs_takes_the_packs(penalty):
+    inside, packing = smooth_critic(6, 4, 2).double(), gb.Packing(2)
+    real, _ = pair(8, 3)
+    packs = packing(real).requires_grad_()
+    expected = penalty(nn.Sequential(packing, inside), real, real)
+    torch.testing.assert_close(penalty.from_logits(inside(packs), packs), expected)
+    samples = real.clone().requires_grad_()
+    with pytest.raises(ValueError, match="in from_logits, the packs as inputs"):
+        penalty.from_logits(inside(packing(samples)), samples)
+
+
+@exact
+def test_logits_of_packs_by_other_means_than_the_layer_are_refused(penalty):
+    inside = smooth_critic(6, 4, 1).double()
+    for critic in (
+        lambda x: inside(x.view(-1, 6)),
+        nn.Sequential(gb.Packing(4), nn.Unflatten(1, (2, 6)), nn.Flatten(0, 1), inside),
+    ):
+        with pytest.raises(ValueError, match="logits of each of 8 samples, got shape"):
+            penalty(critic, *pair(8, 3))
+
+
+@exact
+@pytest.mark.parametrize("backend", ["aot_eager"])
+def test_compiled_step_with_a_critic_of_packs_is_the_eager_one(penalty, backend):
+    critic = nn.Sequential(gb.Packing(2), smooth_critic(6, 4, 1).double())
+    real, fake = pair(8, 3)
+    torch.compiler.reset()
+    step = torch.compile(penalty, backend=backend, fullgraph=True)
+    torch.testing.assert_close(
+        seeded(step, critic, real, fake), seeded(penalty, critic, real, fake)
+    )
+
+
 def test_nan_of_the_critic_is_not_hidden():
     critic = smooth_critic(3, 4, 1).double()
     for penalty in EXACT:

@@ -49,9 +49,9 @@ def test_every_built_in_block_has_one_page_and_every_page_a_block():
 
 
 @pytest.mark.parametrize("entry", BUILT_IN, ids=lambda entry: entry.name)
-def test_the_page_of_a_block_is_its_docstring(entry):
+def test_the_page_of_a_block_is_its_docstring_and_what_else_it_is_called(entry):
     text = (DOCS / "blocks" / f"{page_of(entry)}.md").read_text(encoding="utf-8")
-    assert text.startswith(f"# {entry.name}\n")
+    assert text.startswith(f"# {entry.name}\n\nAlso known as: ")
     assert re.findall(r"^::: (\S+)$", text, re.MULTILINE)[0] == f"gan_blocks.{entry.name}"
 
 
@@ -81,6 +81,21 @@ def test_the_page_of_the_trainer_has_every_key_of_its_config():
     }
     text = (DOCS / "trainer.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == keys
+
+
+def test_every_test_that_a_page_names_is_there():
+    named = {
+        match
+        for page in PAGES
+        for match in re.findall(r"(tests/[\w/]+\.py)::(\w+)", page.read_text(encoding="utf-8"))
+    }
+    assert named
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
 
 
 READERS = {"toml": tomllib.loads, "yaml": yaml.safe_load, "json": json.loads}

@@ -509,6 +509,7 @@ def test_extractor_refuses_unknown_names():
             {"block": "ConditionalBatchNorm2d", "num_features": 2, "num_classes": 3},
             {"eps": 1e-5, "momentum": 0.1},
         ),
+        ({"block": "Packing"}, {"pack_size": 2}),
         ({"block": "PixelNorm"}, {"eps": 1e-8}),
         (
             {"block": "SelfAttention2d", "in_channels": 8},

@@ -17,8 +17,7 @@ def mixtures(examples):
 
 def test_each_network_of_a_stack_has_the_gradient_that_it_has_alone(mixtures):
     torch.manual_seed(0)
-    first = mixtures.FourierFeatures(3, 2, mixtures.WIDTH, std=1.0)
-    critic = mixtures.stacked_mlp(3, first, 1).double()
+    critic = mixtures.critic_of(3).double()
     real, fake = torch.randn(2, 3 * 4, 2, dtype=torch.float64)
 
     def objective(network, real, fake):
@@ -27,7 +26,7 @@ def test_each_network_of_a_stack_has_the_gradient_that_it_has_alone(mixtures):
 
     together = torch.autograd.grad(3 * objective(critic, real, fake), list(critic.parameters()))
     for seed in range(3):
-        alone = mixtures.stacked_mlp(1, mixtures.FourierFeatures(1, 2, mixtures.WIDTH, 1.0), 1)
+        alone = mixtures.critic_of(1)
         state = {name: value[seed : seed + 1] for name, value in critic.state_dict().items()}
         alone.double().load_state_dict(state)
         own = slice(4 * seed, 4 * seed + 4)

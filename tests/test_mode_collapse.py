@@ -1,7 +1,6 @@
 """The study of mode collapse: its variants, its tables, and that it goes on where it stopped."""
 
 import importlib
-import itertools
 
 import pytest
 import torch
@@ -33,25 +32,54 @@ def differences(old, new, path=""):
     return found
 
 
-FEATURES = {"term": {"block": "FeatureMatchingLoss"}, "layers": ["layers.4"], "weight": 1.0}
-MATCHING = {"auxiliary": [FEATURES]}
 KERNELS = {"discriminator.minibatch_kernels": 16}
 SMOOTHING = {"loss.real_target": 0.9}
 VIRTUAL = {"generator.norm": "virtual"}
-EXPECTED = {
-    "plain": {},
-    "feature matching": MATCHING | {"adversarial_weight": 0},
-    "minibatch discrimination": KERNELS,
-    "label smoothing": SMOOTHING,
-    "virtual batch norm": VIRTUAL,
-    "all together": MATCHING | KERNELS | SMOOTHING | VIRTUAL,
+
+
+def of_2016(layer):
+    features = {"term": {"block": "FeatureMatchingLoss"}, "layers": [layer], "weight": 1.0}
+    matching = {"auxiliary": [features]}
+    return {
+        "plain": {},
+        "feature matching": matching | {"adversarial_weight": 0},
+        "minibatch discrimination": KERNELS,
+        "label smoothing": SMOOTHING,
+        "virtual batch norm": VIRTUAL,
+        "all together": matching | KERNELS | SMOOTHING | VIRTUAL,
+    }
+
+
+FALLING = {"block": "CosineSchedule", "start": 0.5, "end": 0.01, "steps": 2000}
+PENALTIES = {
+    "penalties": [
+        {"block": "Scheduled", "schedule": FALLING}
+        | {"penalty": {"block": name, "gamma": 1.0, "combine": "sum"}}
+        for name in ("R1Penalty", "R2Penalty")
+    ]
 }
+RELATIVISTIC = {"loss.block": "RelativisticLoss"} | PENALTIES
+EXPECTED = {
+    "ring": of_2016("layers.4"),
+    "digits": of_2016("layers.4"),
+    "grid": of_2016("layers.6")
+    | {
+        "packing of 2": {"discriminator.packing": 2},
+        "packing of 4": {"discriminator.packing": 4},
+        "R1 and R2": PENALTIES,
+        "relativistic, R1, R2": RELATIVISTIC,
+        "... and packing of 2": RELATIVISTIC | {"discriminator.packing": 2},
+        "... and virtual batch norm": RELATIVISTIC | VIRTUAL,
+    },
+}
+RUNS = [(name, variant) for name in EXPECTED for variant in EXPECTED[name]]
 
 
-@pytest.mark.parametrize("name", ["ring", "digits"])
-@pytest.mark.parametrize("variant", EXPECTED)
+@pytest.mark.parametrize(("name", "variant"), RUNS)
 def test_variant_differs_from_plain_in_its_remedies_only(collapse, name, variant):
-    assert list(collapse.VARIANTS) == list(EXPECTED)
+    assert {name: list(of) for name, of in collapse.VARIANTS.items()} == {
+        name: list(of) for name, of in EXPECTED.items()
+    }
     plain, changed = (
         collapse.config_of(name, which, seed=3, steps=None).model_dump()
         for which in ("plain", variant)
@@ -61,10 +89,12 @@ def test_variant_differs_from_plain_in_its_remedies_only(collapse, name, variant
             {**x, "term": {"block": x["term"]["block"]}} for x in spec["auxiliary"]
         ]
     assert plain["seed"] == 3
-    assert differences(plain, changed) == EXPECTED[variant]
+    if changed["loss"]["block"] == "RelativisticLoss":  # whose arguments are others
+        changed["loss"] = plain["loss"] | {"block": "RelativisticLoss"}
+    assert differences(plain, changed) == EXPECTED[name][variant]
 
 
-@pytest.mark.parametrize("name", ["ring", "digits"])
+@pytest.mark.parametrize("name", EXPECTED)
 def test_plain_game_has_no_remedy(collapse, name):
     config = collapse.config_of(name, "plain", seed=0, steps=None)
     assert (config.penalties, config.constraint, config.auxiliary) == ([], None, [])
@@ -75,15 +105,36 @@ def test_plain_game_has_no_remedy(collapse, name):
         config.generator.get("norm", "none") == config.discriminator.get("norm", "none") == "none"
     )
     assert config.discriminator.get("minibatch_kernels", 0) == 0
+    assert config.discriminator.get("packing", 1) == 1
 
 
+def test_schedules_of_the_grid_end_with_its_run(collapse):
+    config = collapse.config_of("grid", "plain", seed=0, steps=None)
+    for optimizer in (config.generator_optimizer, config.discriminator_optimizer):
+        assert optimizer["lr"]["steps"] == FALLING["steps"] == config.steps
+
+
+def test_run_is_known_by_what_its_config_says_and_not_by_defaults(collapse, monkeypatch):
+    runs = [
+        (name, variant, seed, steps)
+        for name, variant in RUNS
+        for seed in (0, 1)
+        for steps in (None, 5)
+    ]
+    digests = [collapse.digest(*run) for run in runs]
+    assert len(set(digests)) == len(runs)
+    monkeypatch.setattr(collapse, "Config", None)
+    assert [collapse.digest(*run) for run in runs] == digests
+
+
+@pytest.mark.parametrize(("name", "last"), [("ring", 4), ("grid", 6)])
 @pytest.mark.parametrize("variant", ["feature matching", "all together"])
-def test_features_are_those_of_the_last_hidden_layer(collapse, variant):
-    trainer, _ = collapse.train(collapse.config_of("ring", variant, seed=0, steps=1))
-    assert trainer.layers == [["layers.4"]]
+def test_features_are_those_of_the_last_hidden_layer(collapse, name, last, variant):
+    trainer, _ = collapse.train(collapse.config_of(name, variant, seed=0, steps=1))
+    assert trainer.layers == [[f"layers.{last}"]]
     layers = trainer.critic.layers
-    assert isinstance(layers[4], torch.nn.LeakyReLU)
-    assert not any(isinstance(layer, torch.nn.LeakyReLU) for layer in layers[5:])
+    assert isinstance(layers[last], torch.nn.LeakyReLU)
+    assert not any(isinstance(layer, torch.nn.LeakyReLU) for layer in layers[last + 1 :])
 
 
 def test_toy_study_writes_runs_tables_and_picture(toy, tmp_path, capsys):
@@ -92,17 +143,16 @@ def test_toy_study_writes_runs_tables_and_picture(toy, tmp_path, capsys):
     assert toy.main(arguments) == 0
     printed = capsys.readouterr().out
     rows = toy.read_rows(out / "mode_collapse.csv")
-    assert [(row["data"], row["variant"]) for row in rows] == [
-        *itertools.product(["ring", "digits"], EXPECTED)
-    ]
-    for name in ("ring", "digits"):
+    assert [(row["data"], row["variant"]) for row in rows] == [*RUNS]
+    for name in EXPECTED:
         text = (docs / "results" / f"mode_collapse_{name}.md").read_text(encoding="utf-8")
         assert [line.split(" | ")[0] for line in text.splitlines()[2:]] == [
-            *(f"| {variant}" for variant in EXPECTED), "| *real samples*",
+            *(f"| {variant}" for variant in EXPECTED[name]), "| *real samples*",
         ]  # fmt: skip
         assert len({line.count("|") for line in text.splitlines()}) == 1
         assert text in printed
-    assert (docs / "images" / "mode_collapse.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("mode_collapse.png", "mode_collapse_grid.png"):
+        assert (docs / "images" / picture).read_bytes().startswith(b"\x89PNG")
     copied = (docs / "results" / "mode_collapse.csv").read_text(encoding="utf-8")
     assert copied == (out / "mode_collapse.csv").read_text(encoding="utf-8")
 
@@ -117,7 +167,8 @@ def test_stopped_study_goes_on_and_repeats_no_finished_run(toy, tmp_path, monkey
         return train(config)
 
     monkeypatch.setattr(toy, "train", stop_before_the_fourth)
-    arguments = ["--out", str(tmp_path), "--seeds", "1", "--steps", "1"]
+    arguments = ["--data", "ring", "--data", "digits", "--out", str(tmp_path)]
+    arguments += ["--seeds", "1", "--steps", "1"]
     assert toy.main(arguments) == 130
     finished = toy.read_rows(tmp_path / "mode_collapse.csv")
     assert len(finished) == 3
@@ -128,13 +179,23 @@ def test_stopped_study_goes_on_and_repeats_no_finished_run(toy, tmp_path, monkey
     rows = toy.read_rows(tmp_path / "mode_collapse.csv")
     assert rows[:3] == finished
     assert len(rows) == len(trained) + len(again) == 12
-    assert not {toy.digest(c) for c in trained} & {toy.digest(c) for c in again}
+    assert not {c.model_dump_json() for c in trained} & {c.model_dump_json() for c in again}
 
     assert toy.main(arguments) == 0
     assert len(again) == 9
     # Another number of steps is another run.
     assert toy.main([*arguments[:-1], "2"]) == 0
     assert len(again) == 9 + 12
+    # The rows of a data set that is left out stay, and so does the picture that shows it.
+    kept = (tmp_path / "mode_collapse.png").read_bytes()
+    rows = toy.read_rows(tmp_path / "mode_collapse.csv")
+    docs = tmp_path / "docs"
+    assert toy.main(["--data", "digits", *arguments[4:], "--docs", str(docs)]) == 0
+    assert toy.read_rows(tmp_path / "mode_collapse.csv") == rows
+    assert (tmp_path / "mode_collapse.png").read_bytes() == kept
+    assert sorted(file.name for file in docs.rglob("*.*")) == [
+        "mode_collapse.csv", "mode_collapse_digits.md",
+    ]  # fmt: skip
 
 
 def test_stop_while_the_rows_are_written_leaves_the_old_ones(collapse, tmp_path, monkeypatch):
@@ -158,7 +219,7 @@ def rows_of(collapse, **changes):
         | {"data": "ring", "variant": variant, "seed": str(seed), "cpu_ms_per_step": str(cost)}
         | {"modes": modes, "high_quality": "0.5", "reverse_kl": "0.25"}
         | changes.get(variant.replace(" ", "_"), {})
-        for variant, cost in zip(EXPECTED, [2, 2, 6, 2, 5, 11], strict=True)
+        for variant, cost in zip(of_2016(""), [2, 2, 6, 2, 5, 11], strict=True)
         for seed, modes in enumerate(["4", "7"])
     ]
 

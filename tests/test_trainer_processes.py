@@ -2,17 +2,19 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
+from trainer_runs import CONFIGS
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "examples" / "configs").glob("*.toml"))
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 
@@ -24,12 +26,11 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, write_mnist):
+def results(tmp_path_factory, few_digits):
     """What each config told: on one process, and on the first and the second of two."""
     folder = tmp_path_factory.mktemp("two")
-    write_mnist(folder / "mnist", np.random.default_rng(0).integers(0, 256, (40, 28, 28)))
     script = [sys.executable, str(ROOT / "tests" / "train_configs.py")]
-    files = [str(folder / "mnist"), *map(str, CONFIGS)]
+    files = [str(few_digits), *map(str, CONFIGS)]
     together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     together |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     environments = [("one", {})]
@@ -90,6 +91,31 @@ def test_launched_run_writes_one_log_and_one_checkpoint_and_goes_on_alone(
     for ours, theirs in zip(*logs, strict=True):
         theirs = {k: v for k, v in theirs.items() if "second" not in k}
         assert {k: ours[k] for k in theirs} == pytest.approx(theirs, rel=1e-4)
+
+
+def test_processes_of_which_one_is_asked_to_stop_all_stop_after_the_same_step(examples, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, str(examples.folder / "train.py"), "--out", str(out)]
+    command += [str(ROOT / "examples" / "configs" / "ring.toml"), "--set", "checkpoint_every=10"]
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            command,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank} | together,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    while not (out / "checkpoint.previous.pt").exists():
+        assert [process.poll() for process in processes] == [None, None]
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    told = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], told
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert f"stopped after step {state['step']}; --resume goes on from the" in told[0]
+    assert f"stopped after step {state['step']}\n" in told[1]
 
 
 def test_batch_that_the_processes_cannot_share_is_refused(examples):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gan_blocks.layers._batch_norm import BatchNorm1d
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
+from gan_blocks.layers.packing import Packing
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
 from gan_blocks.lipschitz import lipschitz_rule
 from gan_blocks.networks._lipschitz import in_turn
@@ -111,7 +112,7 @@ class MLPGenerator(nn.Module):
         return self.layers(z)
 
 
-# Minibatch discrimination, where it is chosen, mixes the batch.
+# Minibatch discrimination and packing, where they are chosen, mix the batch.
 @block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
 class MLPDiscriminator(nn.Module):
     r"""A multilayer perceptron from samples to logits.
@@ -120,7 +121,8 @@ class MLPDiscriminator(nn.Module):
     then a linear map to one logit. No sigmoid: the losses take logits.
 
     With `minibatch_kernels` the last features go through
-    [`MinibatchDiscrimination`][gan_blocks.MinibatchDiscrimination] before the logit.
+    [`MinibatchDiscrimination`][gan_blocks.MinibatchDiscrimination] before the logit. With `packing`
+    the first layer sees that many samples at once, by [`Packing`][gan_blocks.Packing].
 
     Args:
         input_shape: Shape of one sample, `[2]` for points in the plane or `[1, 8, 8]` for images.
@@ -131,14 +133,15 @@ class MLPDiscriminator(nn.Module):
             [`WithReference`][gan_blocks.WithReference]. There is no batch norm here: it mixes the
             samples, which gradient penalties do not allow.
         minibatch_kernels: Number of similarities of minibatch discrimination; 0 for none.
+        packing: How many consecutive samples get one logit together; 1 for each its own.
         device: Where the weights are made.
         dtype: Their dtype.
 
     Shape:
-        `(N, *input_shape)` to `(N,)`.
+        `(N, *input_shape)` to `(N / packing,)`.
 
     Raises:
-        ValueError: If the samples have another shape.
+        ValueError: If the samples have another shape, or their number is no multiple of `packing`.
 
     Example:
         >>> import torch
@@ -159,20 +162,22 @@ class MLPDiscriminator(nn.Module):
         activation: Activation = "leaky_relu",
         norm: Literal["none", "virtual", "layer"] = "none",
         minibatch_kernels: NonNegativeInt = 0,
+        packing: PositiveInt = 1,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         options: dict[str, Any] = {"device": device, "dtype": dtype}
-        in_features = math.prod(input_shape)
+        in_features = packing * math.prod(input_shape)
         features = width if depth else in_features
         minibatch: list[nn.Module] = []
         if minibatch_kernels:
             minibatch = [MinibatchDiscrimination(features, minibatch_kernels, **options)]
+        flat = nn.Flatten()
         self.input_shape = input_shape
         self.layers = nn.Sequential(
-            nn.Flatten(),
+            nn.Sequential(flat, Packing(packing)) if packing > 1 else flat,
             *_hidden_layers(in_features, width, depth, activation, norm, options),
             *minibatch,
             nn.Linear(features + minibatch_kernels, 1, **options),

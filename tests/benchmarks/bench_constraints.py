@@ -29,10 +29,10 @@ MODULES = {
 }
 
 
-@pytest.mark.benchmark(group="clipping")
 @pytest.mark.parametrize("name", ["per-parameter loop", "limit", "ours", "ours, by name"])
 @pytest.mark.parametrize("what", MODULES)
 def bench_clipping(benchmark, what, name):
+    benchmark.group = f"clipping {what}"
     critic = MODULES[what]()
     parameters = list(critic.parameters())
 

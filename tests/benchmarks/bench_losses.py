@@ -87,8 +87,8 @@ def bench_physical_limit(benchmark):
     benchmark.pedantic(lambda: (real * 2.0, fake * 2.0), rounds=30, warmup_rounds=5)
 
 
-@pytest.mark.parametrize("who", ["by hand", "ours"])
+@pytest.mark.parametrize("name", ["by hand", "ours"])
 @pytest.mark.parametrize("loss", BY_HAND, ids=repr)
-def bench_loss(benchmark, loss, who):
+def bench_loss(benchmark, loss, name):
     benchmark.group = repr(loss)
-    timed(benchmark, loss.discriminator if who == "ours" else BY_HAND[loss])
+    timed(benchmark, loss.discriminator if name == "ours" else BY_HAND[loss])

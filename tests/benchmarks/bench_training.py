@@ -53,7 +53,7 @@ def plain_loop(real):
         ("reuse_fakes=false", "precision=bfloat16"),
         ("reuse_fakes=true", "precision=bfloat16"),
     ],
-    ids=lambda settings: ", ".join(settings) if settings else "1 plain loop",
+    ids=lambda settings: ", ".join(settings) if settings else "plain loop",
 )
 @pytest.mark.benchmark(group="DCGAN at 64 pixels, batch 32, one iteration")
 def bench_dcgan_iteration(benchmark, examples, monkeypatch, settings):

@@ -91,6 +91,15 @@ def deviations(layer: Any, x: Tensor) -> Tensor:
     return torch.stack(results)
 
 
+def packed(layer: Any, x: Tensor) -> Tensor:
+    """The channels of m samples in turn, one channel at a time."""
+    packs = []
+    for j in range(len(x) // layer.pack_size):
+        of_pack = range(layer.pack_size * j, layer.pack_size * (j + 1))
+        packs.append(torch.stack([x[i, c] for i in of_pack for c in range(x.shape[1])]))
+    return torch.stack(packs)
+
+
 def unit_pixels(layer: Any, x: Tensor) -> Tensor:
     pixels = x.reshape(len(x), x.shape[1], -1)
     columns = [
@@ -262,6 +271,16 @@ LAYERS = [
             expected_failures={"permutation": "the groups follow the order of the batch"},
         )
         for n in (7, 8)
+    ),
+    *(
+        Case(
+            {"block": "Packing", "pack_size": size},
+            inputs=lambda make, shape=shape: (make(*shape),),
+            reference=packed,
+            note=note,
+            expected_failures={"permutation": "neighbours in the batch make a pack"},
+        )
+        for size, shape, note in ((2, (8, 3), "vectors"), (3, (6, 2, 2, 3), "images"))
     ),
     Case(
         {"block": "PixelNorm", "eps": 0.1},

@@ -1,0 +1,63 @@
+"""The study of losses and regularisers: fair, and a stopped one goes on."""
+
+import csv
+import importlib
+
+import pytest
+
+import gan_blocks
+from gan_blocks import registry
+
+
+@pytest.fixture(scope="module")
+def choose(examples):
+    return importlib.import_module("choose")
+
+
+def test_variants_differ_in_loss_penalties_and_constraint_only(choose):
+    plain = choose.config_of([], 0, None).model_dump()
+    for settings in (choose.LOSSES | choose.REGULARISERS).values():
+        config = choose.config_of(settings, 0, None).model_dump()
+        changed = {key for key in plain if config[key] != plain[key]}
+        assert changed <= {"loss", "penalties", "constraint"}
+
+
+def test_every_loss_is_compared_with_the_same_penalty(choose):
+    names = {name.split(",")[0] for name in choose.LOSSES}
+    assert names == {e.name for e in registry.list("loss") if e.plugin == "builtin"}
+    first, *others = [
+        choose.config_of(settings, 0, None).penalties for settings in choose.LOSSES.values()
+    ]
+    assert first
+    assert all(penalties == first for penalties in others)
+
+
+def test_approximate_penalty_is_as_strong_as_r1(choose):
+    (spec,) = choose.config_of(choose.REGULARISERS["ApproximateR1Penalty"], 0, None).penalties
+    approximate = gan_blocks.build(spec)
+    assert 2 * approximate.weight * approximate.sigma**2 == pytest.approx(1.0)
+
+
+def test_toy_study_writes_tables_and_repeats_no_finished_run(choose, tmp_path, monkeypatch, capsys):
+    losses = {"HingeLoss": choose.LOSSES["HingeLoss"]}
+    regularisers = {name: choose.REGULARISERS[name] for name in ("none", "R1Penalty")}
+    monkeypatch.setattr(choose, "GROUPS", {"losses": losses, "regularisers": regularisers})
+    docs = tmp_path / "docs"
+    for folder in ("results", "images"):
+        (docs / folder).mkdir(parents=True)
+    arguments = ["--seeds", "2", "--steps", "4", "--out", str(tmp_path), "--docs", str(docs)]
+    assert choose.main(arguments) == 0
+    with (tmp_path / "choose.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["seed"]) for row in rows] == [
+        (variant, seed) for seed in "01" for variant in losses | regularisers
+    ]
+    distances = [float(row[name]) for row in rows for name in choose.DISTANCES]
+    assert len(set(distances)) == len(distances)  # each quarter was judged by itself
+    text = (docs / "results" / "choose_regularisers.md").read_text()
+    assert text.count("±") == 6
+    assert "| none " in text
+    assert (docs / "images" / "choose_regularisers.png").stat().st_size > 1000
+
+    monkeypatch.setattr(choose, "run", lambda config: pytest.fail("a finished run is repeated"))
+    assert choose.main(arguments) == 0
