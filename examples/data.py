@@ -1,8 +1,8 @@
 """The data sets of the examples.
 
 `digits`, `ring` and `grid` need no download. `MNIST`, `FashionMNIST`, `CIFAR10` and `ImageFolder`
-come from torchvision, which is imported only when one of them is asked for. All images lie in
-[-1, 1].
+come from torchvision, which is imported only when one of them is asked for; `StackedMNIST` is made of
+`MNIST`. All images lie in [-1, 1].
 """
 
 import math
@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 from gan_blocks.types import PositiveInt
 
 BUNDLED = ("digits", "ring", "grid")
-POINTS = 100_000
+POINTS, STACKS = 100_000, 128_000
+"""Samples of `ring` and `grid`, and of `StackedMNIST`."""
 
 
 class UsageError(Exception):
@@ -38,7 +39,9 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    name: Literal["digits", "ring", "grid", "MNIST", "FashionMNIST", "CIFAR10", "ImageFolder"]
+    name: Literal[
+        "digits", "ring", "grid", "MNIST", "StackedMNIST", "FashionMNIST", "CIFAR10", "ImageFolder"
+    ]
     root: str | None = None
     image_size: PositiveInt | None = None
 
@@ -76,7 +79,7 @@ def load(config: DataConfig, folder: Path, seed: int) -> Dataset[Any]:
     Args:
         config: Which data set.
         folder: Where a relative root starts.
-        seed: Draws the points of `ring` and `grid`.
+        seed: Draws the points of `ring` and `grid`, and the digits of `StackedMNIST`.
     """
     if config.name == "digits":
         digits: Any = load_digits()
@@ -85,6 +88,8 @@ def load(config: DataConfig, folder: Path, seed: int) -> Dataset[Any]:
     if config.name in BUNDLED:
         points = mixture(config.name, POINTS, torch.Generator().manual_seed(seed))
         return TensorDataset(points)
+    if config.name == "StackedMNIST":
+        return Stacked(load(config.model_copy(update={"name": "MNIST"}), folder, seed), seed)
     return _from_torchvision(config, folder / Path(config.root or "").expanduser())
 
 
@@ -134,6 +139,28 @@ class _Images(TensorDataset):
     def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
         pixels, labels = super().__getitem__(index)
         return self.transform(pixels), labels
+
+
+class Stacked(TensorDataset):
+    """Images of three grey ones drawn at random, as red, green and blue; the label is 100 a + 10 b + c.
+
+    There are `STACKS` of them, as in the publications. Which grey images make one is drawn once, so a
+    stack depends on the seed and its index only.
+
+    Args:
+        digits: The grey images, a data set of `load` with labels 0 to 9.
+        seed: Draws them.
+    """
+
+    def __init__(self, digits: Any, seed: int) -> None:
+        draws = torch.Generator().manual_seed(seed)
+        threes = torch.randint(len(digits), (STACKS, 3), generator=draws)
+        self.digits, (self.pixels, labels) = digits, digits.tensors
+        super().__init__(threes, (labels[threes] * torch.tensor([100, 10, 1])).sum(1))
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
+        threes, labels = super().__getitem__(index)
+        return self.digits.transform(self.pixels[threes].squeeze(-3)), labels
 
 
 class _Order(Sampler[list[int]]):

@@ -4,8 +4,8 @@
 
 For digits a classifier is trained on the real images, on the spot, and looks at generated ones:
 are all ten classes there, is it sure of them, and how far are its features from those of real
-images? For `ring` and `grid` the modes are known and counted. `--inception 10000` adds the scores of
-publications to any data set of images.
+images? For `ring` and `grid` the modes are known and counted, and for `StackedMNIST` they are read by a
+classifier. `--inception 10000` adds the scores of publications to any data set of images.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import data
+import stacked_mnist
 from distances import frechet_distance, kernel_distance
 
 IMAGES, POINTS = 2_000, 2_500
@@ -142,6 +143,8 @@ def evaluate(name: str, dataset: Any, sampler: Sampler) -> dict[str, Any]:
     """
     if name in ("ring", "grid"):
         return mode_metrics(name, sampler(POINTS))
+    if name == "StackedMNIST":
+        return stacked_mnist.metrics(dataset, sampler(stacked_mnist.SAMPLES))
     if name not in ("digits", "MNIST"):
         return {}
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:10_000]

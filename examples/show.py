@@ -48,9 +48,15 @@ def keep(name: str, table: Table, figure: Figure, out: Path, docs: Path | None) 
     """Write a study's table and picture into a folder, and copy them to the documentation if asked."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.md").write_text(f"{table}\n", encoding="utf-8")
-    save(figure, out / f"{name}.png")
     if docs:
         shutil.copy(out / f"{name}.md", docs / "results")
+    keep_figure(name, figure, out, docs)
+
+
+def keep_figure(name: str, figure: Figure, out: Path, docs: Path | None) -> None:
+    """The same of a picture alone."""
+    save(figure, out / f"{name}.png")
+    if docs:
         shutil.copy(out / f"{name}.png", docs / "images")
 
 

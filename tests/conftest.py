@@ -32,6 +32,7 @@ def examples() -> Iterator[SimpleNamespace]:
         "dirac_gan",
         "figures",
         "show",
+        "stacked_mnist",
     )
     # Threads that wait for each other on a busy machine cost more than they bring to small networks.
     threads = torch.get_num_threads()

@@ -39,7 +39,7 @@ def values_of(file, mnist):
     settings = ["batch_size=8", "log_every=1", f"critic_steps={CRITIC_STEPS}"]
     if file.stem in IN_PARTS:
         settings.append("accumulate=2")
-    if reading.read_config(Config, file).data.name == "MNIST":
+    if reading.read_config(Config, file).data.name.endswith("MNIST"):
         settings += [f"data.root={mnist}", "generator.width=8", "discriminator.width=8"]
     config = reading.read_config(Config, file, settings)
     trainer = WideTrainer(config, file.parent, torch.device("cpu"))

@@ -305,7 +305,8 @@ OTHERS = {
     "mode collapse": {"mode_collapse.html"},
     "Dirac-GAN": {"dirac_gan.html"},
     "torch.compile": {"compile.html"},
-    "write a plugin": {"plugins.html"},
+    "plugin": {"plugins.html"},
+    "f-gan": {"blocks/divergences/index.html", "fgan_table.html"},
     "Salimans": {
         "blocks/layers/minibatch_discrimination.html",
         "blocks/layers/virtual_batch_norm.html",
@@ -318,8 +319,10 @@ OTHERS = {
         "blocks/penalties/r2_penalty.html",
         "dirac_gan.html",
     },
-    "Gulrajani": {"blocks/penalties/gradient_penalty.html"},
     "Nowozin": {"blocks/losses/f_divergence_loss.html", "fgan_table.html"},
+    "Nowozin f-GAN": {"blocks/divergences/index.html", "fgan_table.html"},
+    "Miyato": {"blocks/constraints/spectral_norm.html", "blocks/networks/res_net_generator.html"},
+    "Kodali": {"blocks/penalties/dragan_penalty.html"},
 }
 """Pages that are no block's, and questions that name no block."""
 
