@@ -169,15 +169,19 @@ LOOK = r"""
 """  # noqa: E501
 
 
-@pytest.mark.parametrize("visit", EVERY_WAY, **named)
+@pytest.mark.parametrize("visit", [(DESKTOP, scheme) for scheme in SCHEMES], **named)
 def test_every_page_is_whole_readable_and_asks_nothing_of_the_network(visit, pages):
     wrong = {}
     for path in pages:
         visit.problems.clear()
+        problems = []
+        visit.page.set_viewport_size(DESKTOP)
         visit.open(path)
-        problems = [*visit.problems, *visit.page.evaluate(LOOK)]
-        if problems:
-            wrong[path] = problems
+        for size in (DESKTOP, PHONE):
+            visit.page.set_viewport_size(size)
+            problems += [f"{size['width']}: {problem}" for problem in visit.page.evaluate(LOOK)]
+        if problems or visit.problems:
+            wrong[path] = visit.problems + problems
     assert wrong == {}
 
 
