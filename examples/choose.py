@@ -70,7 +70,7 @@ REGULARISERS = {
 
 GROUPS = {"losses": LOSSES, "regularisers": REGULARISERS}
 DISTANCES = [f"frechet_distance_at_{quarter}" for quarter in QUARTERS]
-FIELDS = ["variant", "seed", "config", "ms_per_step", "classes", "rarest_class", *DISTANCES]
+FIELDS = ["variant", "seed", "steps", "ms_per_step", "classes", "rarest_class", *DISTANCES]
 
 
 def config_of(settings: list[str], seed: int, steps: int | None) -> Config:
@@ -103,40 +103,37 @@ def study(out: Path, seeds: int, steps: int | None) -> list[mode_collapse.Row]:
     for seed in range(seeds):
         for variant, settings in (GROUPS["losses"] | GROUPS["regularisers"]).items():
             config = config_of(settings, seed, steps)
-            key = mode_collapse.digest(config)
-            found = [row for row in rows if row["config"] == key]
+            key = {"variant": variant, "seed": str(seed), "steps": str(config.steps)}
+            found = [row for row in rows if key.items() <= row.items()]
             if not found:
-                row = {"variant": variant, "seed": seed, "config": key} | run(config)
+                row = key | run(config)
                 found = [{name: str(row[name]) for name in FIELDS}]
                 rows += found
                 mode_collapse.write_rows(rows, path, FIELDS)
                 print(*found[0].values(), flush=True)
-            done.append(found[0])
+            done += found
     return done
 
 
-def runs_of(settings: list[str], rows: list[mode_collapse.Row], steps: int | None):
-    """The rows of one variant, which may be in both groups under different names."""
-    keys = {mode_collapse.digest(config_of(settings, int(row["seed"]), steps)) for row in rows}
-    return list({row["config"]: row for row in rows if row["config"] in keys}.values())
+def values(variant: str, name: str, rows: list[mode_collapse.Row]) -> list[float]:
+    """A column of a variant's runs."""
+    return [float(row[name]) for row in rows if row["variant"] == variant]
 
 
-def table(group: str, rows: list[mode_collapse.Row], steps: int | None) -> show.Table:
+def table(group: str, rows: list[mode_collapse.Row]) -> show.Table:
     """A line for each variant, and one for real images."""
-    none = runs_of(REGULARISERS["none"], rows, steps)
-    base = statistics.mean(float(row["ms_per_step"]) for row in none)
+    base = statistics.mean(values("none", "ms_per_step", rows))
     lines = []
-    for variant, settings in GROUPS[group].items():
-        mine = runs_of(settings, rows, steps)
+    for variant in GROUPS[group]:
         cells = [
-            show.mean_and_error([float(row[name]) for row in mine], form)
+            show.mean_and_error(values(variant, name, rows), form)
             for name, form in (
                 (DISTANCES[1], ".0f"),
                 (DISTANCES[-1], ".0f"),
                 ("rarest_class", ".3f"),
             )
         ]
-        cost = statistics.mean(float(row["ms_per_step"]) for row in mine) / base
+        cost = statistics.mean(values(variant, "ms_per_step", rows)) / base
         lines.append([variant, *cells, f"{cost:.1f}"])
     _, real = mode_collapse.metrics_of("digits")
     distance = f"{real['frechet_distance']:.0f}"
@@ -146,15 +143,14 @@ def table(group: str, rows: list[mode_collapse.Row], steps: int | None) -> show.
     )
 
 
-def picture(rows: list[mode_collapse.Row], steps: int | None) -> Figure:
+def picture(rows: list[mode_collapse.Row]) -> Figure:
     """The distance against the steps, a panel for each group."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    every = config_of([], 0, steps).steps
+    every = int(rows[0]["steps"])
     panels: Any = figure.subplots(1, 2, sharey=True)
     for axes, (group, variants) in zip(panels, GROUPS.items(), strict=True):
-        for i, (variant, settings) in enumerate(variants.items()):
-            mine = runs_of(settings, rows, steps)
-            means = [statistics.mean(float(row[name]) for row in mine) for name in DISTANCES]
+        for i, variant in enumerate(variants):
+            means = [statistics.mean(values(variant, name, rows)) for name in DISTANCES]
             style = ("-", "--", ":")[i // 4]
             axes.plot([q * every for q in QUARTERS], means, style, marker="o", label=variant)
         axes.set(title=group, xlabel="step", yscale="log")
@@ -177,9 +173,9 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(1)  # more only wait for each other in networks this small
         options.out.mkdir(parents=True, exist_ok=True)
         rows = study(options.out, options.seeds, options.steps)
-        figure = picture(rows, options.steps)
+        figure = picture(rows)
         for group in GROUPS:
-            result = table(group, rows, options.steps)
+            result = table(group, rows)
             print(f"\n{group}\n\n{result}\n")
             show.keep(f"choose_{group}", result, figure, options.out, options.docs)
 
