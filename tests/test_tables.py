@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,11 @@ def test_ratios_are_to_the_first_of_a_group(benchmarks):
 )
 def test_times_have_the_unit_that_fits(benchmarks, seconds, text):
     assert benchmarks["time"](seconds) == text
+
+
+def test_every_benchmark_can_be_collected():
+    command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet"]
+    files = sorted((TESTS / "benchmarks").glob("bench_*.py"))
+    result = subprocess.run([*command, *files], cwd=TESTS.parent, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    assert [file.name for file in files if f"{file.name}::" not in result.stdout] == []

@@ -87,8 +87,17 @@ def bench_physical_limit(benchmark):
     benchmark.pedantic(lambda: (real * 2.0, fake * 2.0), rounds=30, warmup_rounds=5)
 
 
+def short(loss):
+    """The name with what differs from the defaults, or that of the divergence."""
+    if isinstance(loss, gb.FDivergenceLoss):
+        return repr(loss.divergence)
+    arguments, defaults = gb.to_spec(loss), gb.to_spec(type(loss)())
+    changed = [str(value) for key, value in arguments.items() if value != defaults[key]]
+    return " ".join([type(loss).__name__, *changed])
+
+
 @pytest.mark.parametrize("name", ["by hand", "ours"])
 @pytest.mark.parametrize("loss", BY_HAND, ids=repr)
 def bench_loss(benchmark, loss, name):
-    benchmark.group = repr(loss)
+    benchmark.group = f"{short(loss)} on {SIZE} logits, forward and backward"
     timed(benchmark, loss.discriminator if name == "ours" else BY_HAND[loss])
