@@ -58,8 +58,8 @@ def test_toy_study_writes_tables_and_repeats_no_finished_run(choose, tmp_path, m
     assert [(row["variant"], row["seed"]) for row in rows] == [
         (variant, seed) for seed in "01" for variant in losses | regularisers
     ]
-    distances = [float(row[name]) for row in rows for name in choose.DISTANCES]
-    assert len(set(distances)) == len(distances)  # each quarter was judged by itself
+    for row in rows:  # each quarter was judged by itself
+        assert len({row[name] for name in choose.DISTANCES}) == len(choose.DISTANCES)
     text = (docs / "results" / "choose_regularisers.md").read_text()
     assert text.count("±") == 6
     assert "| none " in text
