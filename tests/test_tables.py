@@ -71,7 +71,7 @@ def test_page_of_conformance_has_every_block_and_every_check():
 def run(group, who, least, params=None):
     return {
         "group": group,
-        "name": "bench_x",
+        "name": "bench_read_and_write",
         "param": who,
         "params": params,
         "stats": {"min": least, "rounds": 5},
@@ -91,7 +91,7 @@ def test_ratios_are_to_the_first_of_a_group(benchmarks):
     )
     assert text.splitlines()[0].startswith("On A processor, torch 2.")
     assert text.splitlines()[4:] == [
-        "| loss | bench_x | 2 µs |  | 5 |",
+        "| loss | read and write | 2 µs |  | 5 |",
         "| step | by hand | 500 ms | 1.00 | 5 |",
         "|  | ours | 400 ms | 0.80 | 5 |",
         "| clip | loop | 2 ms |  | 5 |",

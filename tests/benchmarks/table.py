@@ -29,7 +29,8 @@ def table(report: dict[str, Any]) -> str:
         baseline = runs[0]["stats"]["min"]
         for run in runs:
             least, what = run["stats"]["min"], group if run is runs[0] else ""
-            who = run["params"].get("name", run["param"]) if run["params"] else run["name"]
+            words = run["name"].removeprefix("bench_").replace("_", " ")
+            who = run["params"].get("name", run["param"]) if run["params"] else words
             ratio = f"{least / baseline:.2f}" if len(runs) > 1 else ""
             lines.append(f"| {what} | {who} | {time(least)} | {ratio} | {run['stats']['rounds']} |")
     return "\n".join(lines) + "\n"
