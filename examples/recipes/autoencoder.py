@@ -81,12 +81,12 @@ def autoencoder_loss(
     return total, y, parts
 
 
-# --8<-- [end:loss]
 def critic_loss(critic: nn.Module, loss: AdversarialLoss, x: Tensor, y: Tensor) -> Tensor:
     """What the discriminator minimises."""
     return loss.discriminator(critic(x), critic(y)) + R1Penalty(gamma=1.0)(critic, x)
 
 
+# --8<-- [end:loss]
 def train(images: Tensor, steps: int, start: int, seed: int) -> Autoencoder:
     """An autoencoder; the adversarial term begins at step `start`."""
     torch.manual_seed(seed)
