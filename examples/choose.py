@@ -30,6 +30,7 @@ QUARTERS = (0.25, 0.5, 0.75, 1.0)
 
 # --8<-- [start:variants]
 R1 = 'penalties=[{block="R1Penalty", gamma=1.0}]'
+R1_10 = 'penalties=[{block="R1Penalty", gamma=10.0}]'
 BOTH = 'penalties=[{block="R1Penalty", gamma=1.0}, {block="R2Penalty", gamma=1.0}]'
 
 LOSSES = {
@@ -42,6 +43,7 @@ LOSSES = {
     "RelativisticAverageLoss": ["loss.block=RelativisticAverageLoss", R1],
     "FDivergenceLoss, KL": ['loss={block="FDivergenceLoss", divergence={block="KL"}}', R1],
 }
+LOSSES |= {f"{name}, gamma 10": [loss, R1_10] for name, (loss, _) in LOSSES.items()}
 REGULARISERS = {
     "none": [],
     "R1Penalty": [R1],

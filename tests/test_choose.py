@@ -25,11 +25,10 @@ def test_variants_differ_in_loss_penalties_and_constraint_only(choose):
 def test_every_loss_is_compared_with_the_same_penalty(choose):
     names = {name.split(",")[0] for name in choose.LOSSES}
     assert names == {e.name for e in registry.list("loss") if e.plugin == "builtin"}
-    first, *others = [
-        choose.config_of(settings, 0, None).penalties for settings in choose.LOSSES.values()
-    ]
-    assert first
-    assert all(penalties == first for penalties in others)
+    for name, settings in choose.LOSSES.items():
+        (spec,) = choose.config_of(settings, 0, None).penalties
+        assert spec["block"] == "R1Penalty"
+        assert spec["gamma"] == (10.0 if name.endswith("gamma 10") else 1.0)
 
 
 def test_approximate_penalty_is_as_strong_as_r1(choose):
