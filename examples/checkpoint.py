@@ -94,13 +94,17 @@ def previous(path: Path) -> Path:
     return path.with_suffix(".previous.pt")
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a checkpoint in this file, or was when its process was killed."""
+    return path.exists() or previous(path).exists()
+
+
 def check_new(out: Path) -> None:
     """Refuse a folder for a new run that holds anything.
 
     What a run has left that was killed before its first checkpoint does not count.
     """
-    path = out / "checkpoint.pt"
-    if path.exists() or previous(path).exists():
+    if exists(out / "checkpoint.pt"):
         raise UsageError(f"{out} already holds a run: add --resume, or choose another --out")
     names = sorted(p.name for p in out.iterdir() if p.suffix != ".tmp") if out.exists() else []
     if names:

@@ -101,7 +101,7 @@ def run(config: Config) -> dict[str, Any]:
 def study(out: Path, seeds: int, steps: int | None) -> list[mode_collapse.Row]:
     """The rows of all runs; those in the CSV file are not repeated."""
     path, done = out / "choose.csv", list[mode_collapse.Row]()
-    rows = mode_collapse.read_rows(path)
+    rows = mode_collapse.read_rows(path, FIELDS)
     for seed in range(seeds):
         for variant, settings in (GROUPS["losses"] | GROUPS["regularisers"]).items():
             config = config_of(settings, seed, steps)
@@ -165,6 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def run_it() -> None:
+        mode_collapse.check_counts(seeds=options.seeds, steps=options.steps)
         torch.set_num_threads(1)  # more only wait for each other in networks this small
         options.out.mkdir(parents=True, exist_ok=True)
         rows = study(options.out, options.seeds, options.steps)

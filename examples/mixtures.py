@@ -169,7 +169,7 @@ def train(name: str, method: str, seeds: int, steps: int) -> tuple[Tensor, float
 def study(name: str, out: Path, seeds: int, steps: int) -> list[dict[str, str]]:
     """The rows of every method, those that lie in the file already among them."""
     path = out / "mixtures.csv"
-    rows, done = mode_collapse.read_rows(path), []
+    rows, done = mode_collapse.read_rows(path, FIELDS), []
     for method in METHODS:
         key = {"data": name, "method": method, "steps": str(steps)}
         found = [row for row in rows if key.items() <= row.items()][:seeds]
@@ -239,6 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def run() -> None:
+        mode_collapse.check_counts(seeds=options.seeds, steps=options.steps)
         torch.set_num_threads(1)  # more only wait for each other in networks this small
         options.out.mkdir(parents=True, exist_ok=True)
         for name in options.data or PUBLISHED:

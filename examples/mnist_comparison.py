@@ -108,7 +108,13 @@ def cost(trainer: train.Trainer, steps: int = 20) -> float:
 def run(method: str, seed: int, part: float, out: Path) -> mode_collapse.Row:
     """Train or go on, and judge."""
     config, folder = config_of(method, seed, part), folder_of(out, method, seed)
-    trainer = train.run(config, CONFIGS, folder, torch.device("cpu"), resume=folder.exists())
+    resume = checkpoint.exists(folder / "checkpoint.pt")
+    trainer = train.run(config, CONFIGS, folder, torch.device("cpu"), resume)
+    if trainer.step > config.steps:
+        raise data.UsageError(
+            f"--part: {folder} is at step {trainer.step}, and {part} of the steps is {config.steps}; "
+            "ask for a larger part, or choose another --out"
+        )
     x = trainer.sample(evaluate.IMAGES, seed=1)
     torch.save(x[:EXAMPLES], folder / "samples.pt")
     classifier, images = real_images()
@@ -123,7 +129,7 @@ def study(out: Path, seeds: int, part: float) -> list[mode_collapse.Row]:
     """The rows of all runs, those that lie in the file already among them."""
     out.mkdir(parents=True, exist_ok=True)
     path, done = out / "mnist.csv", list[mode_collapse.Row]()
-    rows = mode_collapse.read_rows(path)
+    rows = mode_collapse.read_rows(path, FIELDS)
     for seed in range(seeds):
         for method in METHODS:
             key = {"method": method, "seed": str(seed)}
@@ -208,6 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def compare() -> None:
+        mode_collapse.check_counts(seeds=options.seeds)
         if not 0 < options.part <= 1:
             raise data.UsageError(f"--part: should be above 0, and 1 at most, got {options.part}")
         torch.set_num_threads(1)  # more only wait for each other in networks this small

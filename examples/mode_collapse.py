@@ -152,12 +152,27 @@ def samples_of(out: Path, run: str) -> Path:
     return out / "samples" / f"{run}.pt"
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The runs that have finished."""
+def check_counts(**counts: int | None) -> None:
+    """Refuse options that count something and are below 1."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise data.UsageError(f"--{name}: should be 1 or more, got {count}")
+
+
+def read_rows(path: Path, fields: Sequence[str]) -> list[Row]:
+    """The runs that have finished, from a file with these columns."""
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *lines = [*csv.reader(file, strict=True)] or [[]]
+        if header != list(fields):
+            raise ValueError(f"its columns should be {','.join(fields)}, got {','.join(header)}")
+        return [dict(zip(fields, line, strict=True)) for line in lines if line]
+    except (ValueError, csv.Error) as error:
+        raise data.UsageError(
+            f"{path} cannot be gone on with ({error}); move it away, or choose another --out"
+        ) from error
 
 
 def write_rows(rows: list[Row], path: Path, fields: Sequence[str]) -> None:
@@ -180,7 +195,7 @@ def study(names: Sequence[str], out: Path, seeds: int, steps: int | None) -> lis
         for name in names
         for variant in VARIANTS[name]
     ]
-    rows = read_rows(path)
+    rows = read_rows(path, FIELDS)
     for seed, name, variant in runs:
         run = digest(name, variant, seed, steps)
         found = [row for row in rows if row["config"] == run]
@@ -265,6 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def run() -> None:
+        check_counts(seeds=options.seeds, steps=options.steps)
         torch.set_num_threads(1)  # more only wait for each other in networks this small
         out, names = options.out, options.data or list(COLUMNS)
         rows = study(names, out, options.seeds, options.steps)

@@ -149,10 +149,19 @@ def main(arguments: list[str] | None = None) -> int:
 
     def show_it() -> None:
         trainer = train.restore(options.run, reading.choose_device(None))
+        if (name := trainer.config.data.name) != "StackedMNIST":
+            raise UsageError(f"{options.run} is a run on {name}; give one on StackedMNIST")
         path = options.run / "metrics.json"
         if not path.exists():
             raise UsageError(f"{path} is not there; run evaluate.py {options.run} first")
-        result = table(json.loads(path.read_text(encoding="utf-8")), trainer.config.batch_size)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            result = table(found, trainer.config.batch_size)
+        except (ValueError, LookupError, TypeError) as error:
+            raise UsageError(
+                f"{path} is damaged ({type(error).__name__}: {error}); run evaluate.py {options.run} "
+                "again"
+            ) from error
         print(result)
         shown = {
             "real images": trainer.dataset[:60][0],

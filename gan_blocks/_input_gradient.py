@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks._logits import sub_critics
+from gan_blocks.layers.packing import Packing
 from gan_blocks.precision import at_least_float32
 from gan_blocks.types import Critic, Logits
 
@@ -104,7 +105,8 @@ def gradients_of_logits(
     """The gradient of each sample's logits with respect to that sample, flattened to `(N, d)`.
 
     One for each sub-critic; `inputs` are those of all of them, or one for each. Of a critic that
-    packs samples by one of these sizes it is the gradient by each pack, `(N / m, m d)`.
+    packs samples by one of these sizes it is the gradient by each pack, `(N / m, m d)`; size 1 is among
+    them where it may give logits of each sample as well.
     """
     outputs = sub_critics(_NAME, logits)
     points: list[Any] = (
@@ -155,11 +157,19 @@ def _gradient(logits: Tensor, points: Tensor, rows: int) -> Tensor:
 def _rows(logits: Sequence[Tensor], inputs: Sequence[Tensor], sizes: Sequence[int]) -> list[int]:
     """How many gradients there are for each sub-critic: as many as samples, or as packs of them."""
     rows = []
+    packs_only = len(logits) == 1 and bool(sizes) and 1 not in sizes
     for y, x in zip(logits, inputs, strict=True):
         # Logits of several patches may stand in the dimension of the batch.
-        of_each = len(y) % len(x) == 0 if y.dim() else len(x) == 1
+        of_each = not packs_only and (len(y) % len(x) == 0 if y.dim() else len(x) == 1)
         of_packs = y.dim() > 0 and any(len(y) * size == len(x) for size in sizes)
         if not of_each and not of_packs:
+            if packs_only:
+                raise ValueError(
+                    f"the critic has the layer Packing, so it should return logits of each of "
+                    f"{len(x) // sizes[0]} packs, got shape {tuple(y.shape)} for samples of shape "
+                    f"{tuple(x.shape)}; keep several logits of a pack in a dimension of their own. If "
+                    "these are logits of samples, give the penalty the part that makes them alone"
+                )
             raise ValueError(
                 f"the critic should return logits of each of {len(x)} samples, got shape "
                 f"{tuple(y.shape)} for samples of shape {tuple(x.shape)}; their sum or mean is the "
@@ -202,15 +212,15 @@ def _wide(points: Tensor) -> Tensor:
 
 def _examined(critic: Critic) -> tuple[str, bool, list[int]]:
     """What is said of a batch norm in training mode, if there is one; whether a part is compiled; and
-    the sizes of packs."""
-    sizes: list[int] = []
+    the sizes of packs, with 1 among them if the critic is a function, which may use only some parts."""
+    sizes: list[int] = [] if isinstance(critic, nn.Module) else [1]
     mixing, compiled = "", False
     for each in _mentioned(critic):
         compiled |= "_torchdynamo_orig_callable" in vars(each)
         for name, part in each.named_modules() if isinstance(each, nn.Module) else ():
             compiled |= part._compiled_call_impl is not None or "_orig_mod" in part._modules
-            if isinstance(size := getattr(part, "pack_size", None), int):
-                sizes.append(size)
+            if isinstance(part, Packing):
+                sizes.append(part.pack_size)
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and not mixing:
                 state = "in training mode" if part.training else "without running statistics"
                 if part.training or part.running_mean is None:
@@ -221,7 +231,8 @@ def _examined(critic: Critic) -> tuple[str, bool, list[int]]:
 def _mentioned(critic: Any) -> Iterator[Any]:
     """The critic, or the modules and functions that the function which stands for it mentions."""
     if isinstance(critic, functools.partial):
-        yield from _mentioned(critic.func)
+        for each in (critic.func, *critic.args, *critic.keywords.values()):
+            yield from _mentioned(each)
     elif isinstance(critic, nn.Module):
         yield critic
     elif torch.compiler.is_compiling():

@@ -422,8 +422,53 @@ def test_logits_of_packs_by_other_means_than_the_layer_are_refused(penalty):
         lambda x: inside(x.view(-1, 6)),
         nn.Sequential(gb.Packing(4), nn.Unflatten(1, (2, 6)), nn.Flatten(0, 1), inside),
     ):
-        with pytest.raises(ValueError, match="logits of each of 8 samples, got shape"):
+        with pytest.raises(ValueError, match=r"logits of each of (8 samples|2 packs), got shape"):
             penalty(critic, *pair(8, 3))
+
+
+@exact
+def test_as_many_logits_of_packs_as_samples_are_refused(penalty):
+    critic = nn.Sequential(gb.Packing(2), smooth_critic(6, 4, 2).double(), nn.Flatten(0))
+    with pytest.raises(ValueError, match=r"each of 4 packs, got shape \(8,\) for .* of their own"):
+        penalty(critic, *pair(8, 3))
+
+
+class TwoCritics(nn.Module):
+    """One of packs and one of samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_packs = nn.Sequential(gb.Packing(2), smooth_critic(6, 4, 1).double())
+        self.of_samples = smooth_critic(3, 4, 1).double()
+
+    def forward(self, x):
+        return [self.of_packs(x), self.of_samples(x)]
+
+
+@exact
+def test_each_sub_critic_packs_or_does_not(penalty):
+    both = TwoCritics()
+    real, fake = pair(8, 3)
+    packs, samples = (seeded(penalty, critic, real, fake) for critic in both.children())
+    torch.testing.assert_close(seeded(penalty, both, real, fake), packs + samples)
+    for function, expected in (
+        (lambda x: both.of_packs(x), packs),
+        (lambda x: both.of_samples(x), samples),
+        (functools.partial(nn.Module.__call__, both.of_packs), packs),
+    ):
+        torch.testing.assert_close(seeded(penalty, function, real, fake), expected)
+
+
+@exact
+def test_number_of_that_name_in_a_module_of_others_makes_no_packs(penalty):
+    class OfPairs(nn.Module):
+        pack_size = 2
+
+        def forward(self, x):
+            return x.sum(1).view(-1, 2).sum(1)
+
+    with pytest.raises(ValueError, match=r"each of 8 samples, got shape \(4,\)"):
+        penalty(OfPairs(), *pair(8, 3))
 
 
 @exact

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import re
 
 import numpy as np
 import pytest
@@ -75,6 +76,22 @@ def test_study_goes_on_from_a_smaller_part_and_writes_table_and_pictures(
     capsys.readouterr()
     assert comparison.main(["--out", str(toy), "--part", "1.5"]) == 2
     assert "--part: should be above 0, and 1 at most, got 1.5" in capsys.readouterr().err
+    # A longer run is not that of a smaller part.
+    assert comparison.main(["--out", str(toy), "--part", "0.25"]) == 2
+    told = capsys.readouterr().err
+    assert re.fullmatch(
+        r"mnist_comparison.py: --part: .* is at step 4, and 0.25 of .* is 1; .*\n", told
+    )
+    assert len(rows_of(toy / "mnist.csv")) == 8
+
+
+def test_run_killed_before_its_first_checkpoint_begins_anew(comparison, toy):
+    for method in comparison.METHODS:
+        folder = comparison.folder_of(toy, method, 0)
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.tmp").write_bytes(b"half")
+    assert comparison.main(["--out", str(toy), "--part", "0.25"]) == 0
+    assert len(rows_of(toy / "mnist.csv")) == len(comparison.METHODS)
 
 
 def test_methods_differ_in_what_the_page_says_and_in_nothing_else(comparison):

@@ -1,6 +1,7 @@
 """The study of mode collapse: its variants, its tables, and that it goes on where it stopped."""
 
 import importlib
+import re
 
 import pytest
 import torch
@@ -142,7 +143,7 @@ def test_toy_study_writes_runs_tables_and_picture(toy, tmp_path, capsys):
     arguments = ["--out", str(out), "--seeds", "1", "--steps", "2", "--docs", str(docs)]
     assert toy.main(arguments) == 0
     printed = capsys.readouterr().out
-    rows = toy.read_rows(out / "mode_collapse.csv")
+    rows = toy.read_rows(out / "mode_collapse.csv", toy.FIELDS)
     assert [(row["data"], row["variant"]) for row in rows] == [*RUNS]
     for name in EXPECTED:
         text = (docs / "results" / f"mode_collapse_{name}.md").read_text(encoding="utf-8")
@@ -170,13 +171,13 @@ def test_stopped_study_goes_on_and_repeats_no_finished_run(toy, tmp_path, monkey
     arguments = ["--data", "ring", "--data", "digits", "--out", str(tmp_path)]
     arguments += ["--seeds", "1", "--steps", "1"]
     assert toy.main(arguments) == 130
-    finished = toy.read_rows(tmp_path / "mode_collapse.csv")
+    finished = toy.read_rows(tmp_path / "mode_collapse.csv", toy.FIELDS)
     assert len(finished) == 3
 
     again = []
     monkeypatch.setattr(toy, "train", lambda config: again.append(config) or train(config))
     assert toy.main(arguments) == 0
-    rows = toy.read_rows(tmp_path / "mode_collapse.csv")
+    rows = toy.read_rows(tmp_path / "mode_collapse.csv", toy.FIELDS)
     assert rows[:3] == finished
     assert len(rows) == len(trained) + len(again) == 12
     assert not {c.model_dump_json() for c in trained} & {c.model_dump_json() for c in again}
@@ -188,10 +189,10 @@ def test_stopped_study_goes_on_and_repeats_no_finished_run(toy, tmp_path, monkey
     assert len(again) == 9 + 12
     # The rows of a data set that is left out stay, and so does the picture that shows it.
     kept = (tmp_path / "mode_collapse.png").read_bytes()
-    rows = toy.read_rows(tmp_path / "mode_collapse.csv")
+    rows = toy.read_rows(tmp_path / "mode_collapse.csv", toy.FIELDS)
     docs = tmp_path / "docs"
     assert toy.main(["--data", "digits", *arguments[4:], "--docs", str(docs)]) == 0
-    assert toy.read_rows(tmp_path / "mode_collapse.csv") == rows
+    assert toy.read_rows(tmp_path / "mode_collapse.csv", toy.FIELDS) == rows
     assert (tmp_path / "mode_collapse.png").read_bytes() == kept
     assert sorted(file.name for file in docs.rglob("*.*")) == [
         "mode_collapse.csv", "mode_collapse_digits.md",
@@ -209,7 +210,56 @@ def test_stop_while_the_rows_are_written_leaves_the_old_ones(collapse, tmp_path,
     monkeypatch.setattr(collapse.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         collapse.write_rows([row, row], path, collapse.FIELDS)
-    assert collapse.read_rows(path) == [row]
+    assert collapse.read_rows(path, collapse.FIELDS) == [row]
+
+
+STUDIES = {
+    "choose": "choose",
+    "mixtures": "mixtures",
+    "mnist_comparison": "mnist",
+    "mode_collapse": "",
+}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "its columns should be .*, got "),
+        (b"variant,seed,loss\nplain,0,1\n", "its columns should be .*, got variant,seed,loss"),
+        ("short", "zip"),
+        (b"\xff\xfe\0", "decode"),
+        (b'"', "unexpected end of data"),
+    ],
+    ids=["empty", "other columns", "short", "no text", "quote"],
+)
+def test_rows_of_another_version_are_refused_before_a_run(
+    examples, tmp_path, capsys, monkeypatch, study, content, what
+):
+    module = importlib.import_module(study)
+    path = tmp_path / f"{STUDIES[study] or study}.csv"
+    if content == "short":
+        content = (",".join(module.FIELDS) + "\nplain,0\n").encode()
+    path.write_bytes(content)
+    for name in ("train", "run"):
+        monkeypatch.setattr(module, name, None, raising=False)
+    assert module.main(["--out", str(tmp_path)]) == 2
+    told = (
+        rf"{study}.py: {path} cannot be gone on with \(.*{what}.*\); move it away, or choose .*\n"
+    )
+    assert re.fullmatch(told, capsys.readouterr().err)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("count", ["0", "-3"])
+def test_no_runs_and_no_steps_are_refused(examples, tmp_path, capsys, study, count):
+    module = importlib.import_module(study)
+    for option in ("--seeds",) if study == "mnist_comparison" else ("--seeds", "--steps"):
+        assert module.main(["--out", str(tmp_path), option, count]) == 2
+        expected = f"{study}.py: {option}: should be 1 or more, got {count}\n"
+        assert capsys.readouterr().err == expected
+    assert list(tmp_path.iterdir()) == []
 
 
 def rows_of(collapse, **changes):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,7 @@ def test_config_trains_and_is_evaluated_beside_the_published_rows(
     monkeypatch.setattr(stacked, "SAMPLES", 300)
     monkeypatch.setattr(examples.data, "STACKS", 2000)
     train_classifier = stacked.train_classifier
-    monkeypatch.setattr(stacked, "train_classifier", lambda *x: train_classifier(*x, steps=60))
+    monkeypatch.setattr(stacked, "train_classifier", lambda *x: train_classifier(*x, steps=120))
     out, docs = tmp_path / "run", tmp_path / "docs"
     for folder in ("results", "images"):
         (docs / folder).mkdir(parents=True)
@@ -188,7 +189,25 @@ def test_config_trains_and_is_evaluated_beside_the_published_rows(
     table = (docs / "results/stacked_mnist.md").read_text()
     assert f"| {metrics['modes']} |" in table.replace("  ", "")
     assert (docs / "images/stacked_mnist.png").stat().st_size > 1000
+    capsys.readouterr()
+    whole = (out / "metrics.json").read_text()
+    for damaged in (whole[:50], "{}", "[]"):
+        (out / "metrics.json").write_text(damaged)
+        assert stacked.main([str(out)]) == 2
+        told = capsys.readouterr().err
+        assert re.fullmatch(
+            r"stacked_mnist.py: .*metrics.json is damaged .*; run evaluate.py .*\n", told
+        )
     # Going on needs no other settings than a larger number of steps.
     again = [x.replace("steps=2", "steps=4") for x in train]
     assert examples.train.main([*again, "--resume"]) == 0
     assert json.loads((out / "metrics.json").read_text())["step"] == 4
+
+
+def test_run_on_other_data_is_refused(examples, stacked, tmp_path, capsys):
+    config = examples.folder / "configs" / "ring.toml"
+    command = [str(config), "--out", str(tmp_path / "run"), "--device", "cpu", "--set", "steps=1"]
+    assert examples.train.main(command) == 0
+    capsys.readouterr()
+    assert stacked.main([str(tmp_path / "run")]) == 2
+    assert "is a run on ring; give one on StackedMNIST\n" in capsys.readouterr().err
