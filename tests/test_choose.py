@@ -4,6 +4,7 @@ import csv
 import importlib
 
 import pytest
+import torch
 
 import gan_blocks
 from gan_blocks import registry
@@ -66,3 +67,67 @@ def test_toy_study_writes_tables_and_repeats_no_finished_run(choose, tmp_path, m
 
     monkeypatch.setattr(choose, "run", lambda config: pytest.fail("a finished run is repeated"))
     assert choose.main(arguments) == 0
+
+
+def test_run_keeps_what_was_said_after_each_quarter_and_the_cost_of_a_step(choose, monkeypatch):
+    trained, clock = [], [0.0]
+
+    class Trainer:
+        def __init__(self, *arguments):
+            self.step = 0
+
+        def check(self):
+            pass
+
+        def batches(self):
+            return iter(range(100))
+
+        def train_step(self, reals):
+            trained.extend(reals)
+            self.step += 1
+            clock[0] += 0.25
+
+        def sample(self, n, seed):
+            clock[0] += 100  # which no step has cost
+            return torch.tensor(float(self.step))
+
+    def judge(x):
+        return {
+            "frechet_distance": 10 * x.item(),
+            "classes": x.item(),
+            "rarest_class": x.item() / 8,
+        }
+
+    monkeypatch.setattr(choose, "Trainer", Trainer)
+    monkeypatch.setattr(choose.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(choose.mode_collapse, "metrics_of", lambda name: (judge, {}))
+    row = choose.run(choose.config_of([], 0, 8))
+    assert trained == list(range(8))
+    assert row == dict(zip(choose.DISTANCES, [20, 40, 60, 80], strict=True)) | {
+        "ms_per_step": 250,
+        "classes": 8,
+        "rarest_class": 1,
+    }
+
+
+def test_table_and_picture_show_the_means_that_a_hand_computes(choose, monkeypatch):
+    monkeypatch.setattr(choose, "GROUPS", {"regularisers": {"none": [], "other": []}})
+    real = {"frechet_distance": 3.0, "rarest_class": 0.08}
+    monkeypatch.setattr(choose.mode_collapse, "metrics_of", lambda name: (None, real))
+    distances = {"none": [(90, 70, 60, 40), (90, 90, 70, 60)], "other": [(80, 40, 30, 20)] * 2}
+    rows = [
+        dict(zip(choose.DISTANCES, map(str, each), strict=True))
+        | {"variant": variant, "steps": "400", "rarest_class": str(0.01 + 0.02 * seed)}
+        for variant, runs in distances.items()
+        for seed, each in enumerate(runs)
+    ]
+    assert [row[1:4] for row in choose.table("regularisers", rows).rows[1:]] == [
+        ["80 ± 10", "50 ± 10", "0.020 ± 0.010"],
+        ["40 ± 0", "20 ± 0", "0.020 ± 0.010"],
+        ["3", "3", "0.080"],
+    ]
+    lines = choose.picture("regularisers", rows).axes[0].lines
+    assert {line.get_label(): line.get_xydata().tolist() for line in lines} == {
+        "none": [[100, 90], [200, 80], [300, 65], [400, 50]],
+        "other": [[100, 80], [200, 40], [300, 30], [400, 20]],
+    }

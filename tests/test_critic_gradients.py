@@ -455,6 +455,7 @@ def test_each_sub_critic_packs_or_does_not(penalty):
         (lambda x: both.of_packs(x), packs),
         (lambda x: both.of_samples(x), samples),
         (functools.partial(nn.Module.__call__, both.of_packs), packs),
+        (functools.partial(lambda x, critic: critic(x), critic=both.of_packs), packs),
     ):
         torch.testing.assert_close(seeded(penalty, function, real, fake), expected)
 

@@ -160,6 +160,35 @@ def test_augmentation_moves_images_a_little_and_leaves_their_size(stacked):
         assert abs(offset.mean()) < 0.6
 
 
+def test_augmentation_is_a_turn_a_scale_and_a_shift(stacked, monkeypatch):
+    seen, affine_grid = [], stacked.F.affine_grid
+    monkeypatch.setattr(
+        stacked.F,
+        "affine_grid",
+        lambda theta, *x, **y: (seen.append(theta), affine_grid(theta, *x, **y))[1],
+    )
+    torch.manual_seed(0)
+    stacked.moved(torch.zeros(500, 1, 28, 28))
+    (theta,) = seen
+    scale = theta[:, :, :2].det().sqrt()
+    turn = theta[:, :, :2] / scale[:, None, None]
+    torch.testing.assert_close(turn @ turn.mT, torch.eye(2).expand(500, 2, 2))
+    angle = torch.rad2deg(torch.atan2(turn[:, 1, 0], turn[:, 0, 0]))
+    pixels = theta[:, :, 2] * 14
+    for values, low, high in ((scale, 0.9, 1.1), (angle, -12, 12), (pixels, -2, 2)):
+        room = 0.02 * (high - low)
+        assert low - 1e-4 <= values.min() <= low + room
+        assert high - room <= values.max() <= high + 1e-4
+
+
+def test_row_of_a_run_has_its_own_metrics_and_that_of_real_images_theirs(stacked):
+    found = {"step": 1000, "modes": 961, "reverse_kl": 0.5}
+    found |= {"real_modes": 999, "real_reverse_kl": 0.02345}
+    rows = stacked.table(found, 128).rows
+    assert rows[1] == ["ours, 1,000 steps of 128", "961", "0.500"]
+    assert rows[2] == ["real images", "999", "0.0234"]
+
+
 def test_config_trains_and_is_evaluated_beside_the_published_rows(
     examples, stacked, root, tmp_path, monkeypatch, capsys
 ):

@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,6 +54,17 @@ def test_cells_count_the_cases_that_passed(conformance):
     assert row(table, "KL")["gradient"] == "1"
 
 
+def test_blocks_of_plugins_have_no_line(conformance, monkeypatch):
+    entries = [
+        SimpleNamespace(name="KL", plugin="builtin"),
+        SimpleNamespace(name="Mine", plugin="x"),
+    ]
+    monkeypatch.setattr(gan_blocks.registry, "list", lambda: entries)
+    table = conformance(report("test_conformance[KL-gradient]", "test_conformance[Mine-gradient]"))
+    assert "`KL`" in table
+    assert "Mine" not in table
+
+
 @pytest.mark.parametrize("outcome", ["failure", "error", "skipped"])
 def test_no_table_is_made_of_a_run_that_failed(conformance, outcome):
     with pytest.raises(SystemExit, match=r"HingeLoss-gradient\] has not passed"):
@@ -96,6 +108,11 @@ def test_ratios_are_to_the_first_of_a_group(benchmarks):
         "|  | ours | 400 ms | 0.80 | 5 |",
         "| clip | loop | 2 ms |  | 5 |",
     ]
+
+
+def test_machine_whose_processor_has_no_name_has_its_kind(benchmarks):
+    text = benchmarks["table"]({"machine_info": {"machine": "arm64", "cpu": {}}, "benchmarks": []})
+    assert text.startswith("On arm64, torch ")
 
 
 @pytest.mark.parametrize(
