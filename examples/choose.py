@@ -147,7 +147,7 @@ def picture(group: str, rows: list[mode_collapse.Row]) -> Figure:
     axes, every = figure.subplots(), int(rows[0]["steps"])
     for i, variant in enumerate(GROUPS[group]):
         means = [statistics.mean(values(variant, name, rows)) for name in DISTANCES]
-        style = ("o-", "s--", "^:")[i // 4]
+        style = ("o-", "s--", "^:", "v-.")[i // 4]
         axes.plot([q * every for q in QUARTERS], means, style, label=variant)
     axes.set(xlabel="step", ylabel="Fréchet distance", yscale="log")
     axes.grid(alpha=0.3)
