@@ -35,7 +35,7 @@ import gan_blocks
         ("lr = 1e-3\nbetas", "lrr = 1e-3\nbetas", r"generator_optimizer: .*'lrr'"),
         ('"Adam"\nlr = 1e-3\nb', '"Adm"\nlr = 1e-3\nb', r"generator_optimizer: .*did you mean Adam"),
         ('"Adam"\nlr = 1e-3\nbetas = [0.0, 0.99]', '"LBFGS"', r"LBFGS cannot step: .*closure"),
-        ("output_shape = [2]", "output_shape = [3]", r"generator, discriminator, loss and data do"),
+        ("output_shape = [2]", "output_shape = [3]", r"networks, loss and data do"),
         ("input_shape = [2]", "input_shape = [1, 8, 8]", r"do not fit: .*\(N, 1, 8, 8\)"),
         ("[data]", 'plugins = ["no.py"]\n[data]', r"plugins: .*no.py cannot be used .*No such"),
         ("[data]", 'auxiliary = [{ term = { block = "FeatureMatchingLoss" }, layers = [] }]\n[data]',
