@@ -29,7 +29,9 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():  # no other one may have handlers
-            self.handlers = {number: signal.signal(number, self._keep) for number in KINDS}
+            # A script starts what runs in the background such that it ignores Ctrl-C.
+            heard = [n for n in KINDS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+            self.handlers = {number: signal.signal(number, self._keep) for number in heard}
         return self
 
     def __exit__(

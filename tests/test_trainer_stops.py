@@ -1,5 +1,6 @@
 """What stops a run of the trainer: what is not finite, a critic that teaches nothing, a signal."""
 
+import importlib
 import math
 import os
 import re
@@ -219,6 +220,20 @@ def test_stop_between_two_checkpoints_changes_no_bit(examples, write, train, mon
     assert train(config, "--resume") == (0, "")
     assert same(parts(tmp_path / "whole"), parts(tmp_path / "out"))
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "out")
+
+
+def test_signal_that_the_process_ignores_stays_ignored(examples, trainer):
+    stopping = importlib.import_module("stopping")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping.Stop(trainer()[0].accelerator) as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.asked() is None
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.asked() is stopping.Terminated
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_second_interrupt_does_not_wait_for_the_step_and_says_from_where_it_goes_on(
