@@ -28,7 +28,9 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_term_and_step(
     def poisoned(self, *args):
         # Not the question whether it needs real logits; the check looks at the discriminator once.
         calls.extend([1] if len(args) == 2 and len(args[0]) == 16 else [])
-        return original(self, *args) * (math.nan if len(calls) == (8 if side == "discriminator" else 7) else 1)
+        return original(self, *args) * (
+            math.nan if len(calls) == (8 if side == "discriminator" else 7) else 1
+        )
 
     monkeypatch.setattr(RelativisticLoss, side, poisoned)
     status, message = train(write())
