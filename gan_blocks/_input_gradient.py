@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks._logits import sub_critics
-from gan_blocks.layers.packing import Packing
 from gan_blocks.precision import at_least_float32
 from gan_blocks.types import Critic, Logits
 
@@ -210,6 +209,12 @@ def _wide(points: Tensor) -> Tensor:
 # --- what the critic is made of ------------------------------------------------------------------
 
 
+class JoinsSamples(nn.Module):
+    """A layer that makes one row of each `pack_size` samples, by which penalties know it."""
+
+    pack_size: int
+
+
 def _examined(critic: Critic) -> tuple[str, bool, list[int]]:
     """What is said of a batch norm in training mode, if there is one; whether a part is compiled; and
     the sizes of packs, with 1 among them if the critic is a function, which may use only some parts."""
@@ -219,7 +224,7 @@ def _examined(critic: Critic) -> tuple[str, bool, list[int]]:
         compiled |= "_torchdynamo_orig_callable" in vars(each)
         for name, part in each.named_modules() if isinstance(each, nn.Module) else ():
             compiled |= part._compiled_call_impl is not None or "_orig_mod" in part._modules
-            if isinstance(part, Packing):
+            if isinstance(part, JoinsSamples):
                 sizes.append(part.pack_size)
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and not mixing:
                 state = "in training mode" if part.training else "without running statistics"

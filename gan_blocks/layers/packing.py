@@ -1,7 +1,8 @@
 """Several samples shown to a discriminator as one."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from gan_blocks._input_gradient import JoinsSamples
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, PositiveInt
 
@@ -14,7 +15,7 @@ from gan_blocks.types import ALL_FLOATS, PositiveInt
     batch_dependent=True,
     dtypes=ALL_FLOATS,
 )
-class Packing(nn.Module):
+class Packing(JoinsSamples):
     r"""Lets a discriminator judge several samples together, so that it sees when they are alike.
 
     Each $m$ consecutive samples are joined along their channels,
