@@ -22,6 +22,8 @@ from gan_blocks.testing import Case, names_of_checks
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.usefixtures("registry_as_it_was")
+
 
 def run(*arguments: str):
     return CliRunner().invoke(app, list(arguments))

@@ -17,6 +17,14 @@ from trainer_runs import MATCHING, NO_PENALTY, log_of, parts, same
 import gan_blocks
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """A script starts what runs in the background such that it ignores Ctrl-C; not these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("side", ["generator", "discriminator"])
 def test_loss_that_is_not_finite_stops_the_run_and_names_term_and_step(
     examples, write, train, monkeypatch, tmp_path, side
