@@ -32,6 +32,7 @@ from gan_blocks import EMA, build
 from gan_blocks.presets import OptimizerSettings
 
 WIDTH, DEPTH, BATCH, LATENT = 128, 4, 256, 2
+STEPS = {"ring": 6_000, "grid": 12_000}
 
 # --8<-- [start:methods]
 PENALTIES = [
@@ -175,7 +176,7 @@ def study(name: str, out: Path, seeds: int, steps: int) -> list[dict[str, str]]:
         found = [row for row in rows if key.items() <= row.items()][:seeds]
         if len(found) < seeds:
             x, cpu = train(name, method, seeds, steps)
-            torch.save(x[0], samples_of(out, name, method))
+            torch.save(x[0], samples_of(out, name, method, steps))
             found = [
                 key
                 | {"seed": str(i), "ms_per_step": f"{cpu:.1f}"}
@@ -189,9 +190,9 @@ def study(name: str, out: Path, seeds: int, steps: int) -> list[dict[str, str]]:
     return done
 
 
-def samples_of(out: Path, name: str, method: str) -> Path:
+def samples_of(out: Path, name: str, method: str, steps: int) -> Path:
     """The samples of the first seed."""
-    return out / f"{name} {method}.pt"
+    return out / f"{name} {method} {steps}.pt"
 
 
 def table(name: str, rows: list[dict[str, str]]) -> show.Table:
@@ -214,7 +215,7 @@ def table(name: str, rows: list[dict[str, str]]) -> show.Table:
     return show.Table(["", modes, "high quality", "reverse KL", "ms of a step, all seeds"], lines)
 
 
-def picture(name: str, out: Path) -> Figure:
+def picture(name: str, out: Path, steps: int) -> Figure:
     """The samples of the first seed of each method."""
     figure = Figure(figsize=(10, 2.9), layout="constrained")
     means, _ = data.modes(name)
@@ -222,7 +223,7 @@ def picture(name: str, out: Path) -> Figure:
     for axes, method in zip(figure.subplots(1, len(METHODS)), METHODS, strict=True):
         axes.set_title(method, fontsize=9)
         axes.scatter(*means.T.numpy(), s=60, facecolors="none", edgecolors="tab:red", linewidths=1)
-        x = torch.load(samples_of(out, name, method))
+        x = torch.load(samples_of(out, name, method, steps))
         axes.scatter(*x.T.numpy(), s=2, alpha=0.3, linewidths=0)
         axes.set(xlim=(-side, side), ylim=(-side, side), aspect="equal", xticks=[], yticks=[])
     return figure
@@ -234,19 +235,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", choices=PUBLISHED, action="append", help="both if left out")
     parser.add_argument("--out", type=Path, default=Path("runs/mixtures"), help="its folder")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each method")
-    parser.add_argument("--steps", type=int, default=10_000, help="steps of a run")
+    parser.add_argument("--steps", type=int, help="of a run; 6,000 and 12,000 if left out")
     parser.add_argument("--docs", type=Path, help="copy tables and pictures to this documentation")
     options = parser.parse_args(arguments)
 
     def run() -> None:
-        mode_collapse.check_counts(seeds=options.seeds, steps=options.steps)
+        given = {} if options.steps is None else {"steps": options.steps}
+        mode_collapse.check_counts(seeds=options.seeds, **given)
         torch.set_num_threads(1)  # more only wait for each other in networks this small
         options.out.mkdir(parents=True, exist_ok=True)
         for name in options.data or PUBLISHED:
-            rows = study(name, options.out, options.seeds, options.steps)
+            steps = options.steps or STEPS[name]
+            rows = study(name, options.out, options.seeds, steps)
             result = table(name, rows)
             print(f"\n{name}\n\n{result}\n")
-            figure = picture(name, options.out)
+            figure = picture(name, options.out, steps)
             show.keep(f"mixtures_{name}", result, figure, options.out, options.docs)
 
     return reading.exit_status("mixtures.py", run)
