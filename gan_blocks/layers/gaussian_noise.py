@@ -17,8 +17,8 @@ class GaussianNoise(nn.Module):
       \sigma_t = \sigma \max(0, 1 - t/T).$$
 
     Noise on real and generated samples alike ("instance noise") makes the two distributions overlap,
-    so that the optimal discriminator is finite and its gradient useful; it damps the Dirac-GAN for
-    $\sigma$ large enough. It is lowered to 0 in the course of training: call
+    so that the optimal discriminator is finite and its gradient useful; with a logistic loss it damps
+    the Dirac-GAN. It is lowered to 0 in the course of training: call
     [`step`][gan_blocks.GaussianNoise.step] once for each training step. The number of steps lies in
     `state_dict`.
 
