@@ -26,8 +26,8 @@ class LeastSquaresLoss(nn.Module):
     $\tfrac12$ in the paper, 1 in vocoders such as HiFi-GAN, and $\tfrac12$ and 1 in CycleGAN. The
     optimum is $D^* = (b p + a q)/(p + q)$. If $b - c = 1$ and $b - a = 2$, as with
     $(a, b, c) = (-1, 1, 0)$, and $s_G = \tfrac12$, there
-    $L_G + \tfrac12\,\mathbb{E}(r - c)^2 = \tfrac12 \int (p - q)^2/(p + q)$, half the Pearson divergence of
-    $2q$ from $p + q$; the added term has no gradient for the generator.
+    $L_G + \tfrac12\,\mathbb{E}(r - c)^2 = \tfrac12 \int (p - q)^2/(p + q)$, half the Pearson divergence
+    of $2q$ from $p + q$; the added term has no gradient for the generator.
 
     Args:
         fake_target: $a$.
