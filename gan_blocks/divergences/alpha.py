@@ -35,7 +35,7 @@ class AlphaDivergence(FDivergence):
 
     For $0 < \alpha < 1$ a critic value of generated samples gives infinity in float32 about where
     $(1-\alpha)\,\zeta(-v) < e^{-88(1-\alpha)/\alpha}$: at $\alpha = \tfrac12$ beyond $v = 87$, but for
-    $\alpha$ above about 0.96 already at $v = 0$, where training starts. Take [`KL`][gan_blocks.KL] there.
+    $\alpha$ above about 0.96 already at $v = 0$, where training starts; take [`KL`][gan_blocks.KL].
 
     Args:
         alpha: $\alpha$, any number but 0 and 1.
