@@ -4,7 +4,7 @@
     python examples/mnist_comparison.py --part 0.1
 
 All have the same generator, at 28 pixels, batches of 32 and the same average of its weights, and about
-as much processor time, eight minutes on one core. Each run is one of `train.py`, in a folder of its
+as much processor time, fifteen minutes on one core. Each run is one of `train.py`, in a folder of its
 own, so a study that was stopped goes on where it was, and one that is asked for a larger part goes on
 from the smaller one. At the end there are a table, pictures of samples and of the losses, and one of
 DCGAN's log beside that of the tutorial.
@@ -42,10 +42,10 @@ EXAMPLES = 20
 
 # --8<-- [start:methods]
 METHODS = {
-    "DCGAN": ("mnist_dcgan_small", 15_000),
-    "WGAN, clipping": ("mnist_wgan_small", 4_800),
-    "WGAN-GP": ("mnist_wgan_gp_small", 2_700),
-    "R3GAN": ("mnist_r3gan", 9_000),
+    "DCGAN": ("mnist_dcgan_small", 48_000),
+    "WGAN, clipping": ("mnist_wgan_small", 15_000),
+    "WGAN-GP": ("mnist_wgan_gp_small", 8_000),
+    "R3GAN": ("mnist_r3gan", 23_000),
 }
 SIZES = [f"{table}.image_size=28" for table in ("data", "generator", "discriminator")]
 SIZES += ["generator.width=16", "discriminator.width=16", "ema={half_life=4400}"]

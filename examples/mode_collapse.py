@@ -31,7 +31,7 @@ import evaluate
 import plots
 import reading
 from config import Config
-from show import mean_and_error
+from show import mean_and_error, save
 from train import Trainer
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -247,7 +247,7 @@ def table(name: str, rows: list[Row], real: dict[str, Any]) -> str:
 def draw(picture: str, out: Path, steps: int | None) -> None:
     """The samples of the first seed of each variant, six in a row."""
     shown = [(name, variant) for name in PICTURES[picture] for variant in VARIANTS[name]]
-    figure = Figure(figsize=(12, 2.2 * -(-len(shown) // 6)), layout="constrained")
+    figure = Figure(figsize=(10.8, 2 * -(-len(shown) // 6)), layout="constrained")
     panels: Any = figure.subplots(-(-len(shown) // 6), 6)
     for axes, (name, variant) in zip(panels.flat, shown, strict=True):
         axes.set_title(variant, fontsize=10)
@@ -264,7 +264,7 @@ def draw(picture: str, out: Path, steps: int | None) -> None:
         )
         axes.scatter(*x.T.numpy(), s=2, alpha=0.4, linewidths=0)
         axes.set(xlim=(-side, side), ylim=(-side, side), aspect="equal", xticks=[], yticks=[])
-    figure.savefig(out / f"{picture}.png", dpi=90)
+    save(figure, out / f"{picture}.png")
 
 
 def main(arguments: list[str] | None = None) -> int:

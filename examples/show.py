@@ -64,7 +64,8 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as a small PNG file; the same figure is the same file."""
     figure.savefig(path, dpi=100)
     with Image.open(path) as image:  # 64 colours are enough, and a third of the size
-        image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+        method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+        image.convert("RGB").quantize(64, method, dither=dither).save(path, optimize=True)
 
 
 def _text(value: Any) -> str:

@@ -31,8 +31,8 @@ class SpectralNorm:
     That is SNGAN's and `torch.nn.utils.parametrizations.spectral_norm`, which is used. The convolution
     itself can then still stretch an image, by up to the root of the kernel's area. With `input_shape`
     each convolution is divided by its true norm on the maps that it sees, with padding, stride,
-    dilation and groups. That is another and stronger constraint than SNGAN's, and it costs three
-    convolutions of one sample more at each forward in training.
+    dilation and groups. That is another constraint than SNGAN's, and a stronger one unless the maps are
+    about as small as the kernel; it costs three convolutions of one sample at each forward in training.
 
     Call it once when the network is made, before `torch.compile`, `DistributedDataParallel` and
     loading a checkpoint. Further calls do nothing, so it may also come after every step as other

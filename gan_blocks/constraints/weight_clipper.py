@@ -27,14 +27,14 @@ class WeightClipper:
 
     Every entry is clipped to $[-c, c]$; in half precision to the largest number that is not above $c$.
     Call it after **every** step of the critic's optimiser. The Lipschitz constant of a multilayer
-    perceptron clipped this way has a bound that depends on its widths only;
+    perceptron clipped this way has a bound that depends on $c$ and its widths only;
     [`lipschitz_bound`][gan_blocks.lipschitz_bound] gives a number.
 
     Scales and offsets of normalisation layers are left alone: clipped to 0.01 they would switch the
     layer off. Such layers are torch's and those whose class has a name that ends in `Norm`, `Norm1d`
-    and so on, with the embeddings right inside them. Parameters that need no gradient are clipped as
-    any others, since a critic is often frozen while the generator learns; name pretrained parts in
-    `exclude`.
+    and so on, with the embeddings right inside them, which hold scales of classes. Parameters that need
+    no gradient are clipped as any others, since a critic is often frozen while the generator learns;
+    name pretrained parts in `exclude`.
 
     Args:
         bound: $c$.

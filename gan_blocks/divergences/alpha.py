@@ -33,9 +33,9 @@ class AlphaDivergence(FDivergence):
     divergence at -1. Large $\alpha$ covers all modes, small $\alpha$ prefers one. Swapping $P$ and
     $Q$ swaps $\alpha$ and $1 - \alpha$.
 
-    For $0 < \alpha < 1$ a critic value of generated samples gives infinity in float32 where
-    $(1-\alpha)\,\zeta(-v) < e^{-89(1-\alpha)/\alpha}$: at $\tfrac12$ beyond 88, but above about 0.96
-    already at 0, where training starts. Nearer to 1 take [`KL`][gan_blocks.KL].
+    For $0 < \alpha < 1$ a critic value of generated samples gives infinity in float32 about where
+    $(1-\alpha)\,\zeta(-v) < e^{-88(1-\alpha)/\alpha}$: at $\alpha = \tfrac12$ beyond $v = 87$, but for
+    $\alpha$ above about 0.96 already at $v = 0$, where training starts; take [`KL`][gan_blocks.KL].
 
     Args:
         alpha: $\alpha$, any number but 0 and 1.

@@ -145,6 +145,7 @@ class FDivergence(ABC):
 
         Raises:
             ValueError: If the shapes differ or one of them is no distribution.
+            TypeError: If they are not floating point.
         """
         return f_divergence(self.f, self.slope_at_infinity, p, q)
 

@@ -24,7 +24,7 @@ class Jeffrey(FDivergence):
     overflows and cancels; here Newton's method finds $x$ itself.
 
     Symmetric in $P$ and $Q$; infinite where one of them misses mass of the other. Critic values of
-    generated samples beyond 89 exceed float32 and give infinity.
+    generated samples beyond 89.7 exceed float32 and give infinity.
 
     Example:
         >>> import torch

@@ -20,7 +20,7 @@ class KL(FDivergence):
       f^*(g(v)) = e^{v-1}.$$
 
     It is infinite where $Q$ misses mass of $P$, so a fit covers all modes. $e^{v-1}$ exceeds
-    float32 beyond $v = 89$ and is then infinity.
+    float32 beyond $v = 89.7$ and is then infinity.
 
     Example:
         >>> import torch

@@ -22,8 +22,8 @@ class NeymanChi2(FDivergence):
       \quad g(v) = 1 - e^{-v}, \quad f^*(g(v)) = 2 - 2e^{-v/2}.$$
 
     The paper's table swaps its integral with that of the Pearson divergence. It is infinite where
-    $P$ misses mass of $Q$. Critic values below -88 exceed float32 on the real side, below -176 on
-    the generated one, and give infinity.
+    $P$ misses mass of $Q$. Critic values below -88.7 exceed float32 on the real side, below -176
+    on the generated one, and give infinity.
 
     Example:
         >>> import torch

@@ -20,7 +20,7 @@ class ReverseKL(FDivergence):
       g(v) = -e^{-v}, \quad f^*(g(v)) = v - 1.$$
 
     It is infinite where $P$ misses mass of $Q$, so a fit prefers one mode to the space between
-    two. $g(v)$ exceeds float32 below $v = -88$ and is then minus infinity.
+    two. $g(v)$ exceeds float32 below $v = -88.7$ and is then minus infinity.
 
     Example:
         >>> import torch

@@ -22,7 +22,8 @@ class SquaredHellinger(FDivergence):
     $$f(u) = (\sqrt u - 1)^2, \quad f'(u) = 1 - u^{-1/2}, \quad f^*(t) = \frac{t}{1-t} \;(t < 1), \quad
       g(v) = 1 - e^{-v}, \quad f^*(g(v)) = e^v - 1.$$
 
-    Symmetric in $P$ and $Q$. Critic values beyond $\pm 88$ exceed float32 and give infinity.
+    Symmetric in $P$ and $Q$. Critic values below -88.7 on real samples, above 88.7
+    on generated ones, exceed float32 and give infinity.
 
     Example:
         >>> import torch

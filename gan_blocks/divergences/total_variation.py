@@ -24,8 +24,8 @@ class TotalVariation(FDivergence):
       g(v) = f^*(g(v)) = \tfrac12 \tanh v.$$
 
     Symmetric in $P$ and $Q$. The supremum is reached by no critic, only approached as
-    $v \to \pm\infty$, and there the gradient vanishes. [`HingeLoss`][gan_blocks.HingeLoss] has the
-    same optimum without that.
+    $v \to \pm\infty$, and there the gradient vanishes. [`HingeLoss`][gan_blocks.HingeLoss], whose
+    optimum is $2 - 2\,\mathrm{TV}(P, Q)$, reaches it at $v = \pm 1$.
 
     Example:
         >>> import torch

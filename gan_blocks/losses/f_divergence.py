@@ -51,8 +51,8 @@ class FDivergenceLoss(nn.Module):
         tensor(0.6201)
 
     Reference:
-        Nowozin, Cseke and Tomioka, "f-GAN", 2016, arXiv:1606.00709, equation 6, algorithm 1 and
-        section 3.2.
+        Nowozin, Cseke and Tomioka, "f-GAN", 2016, arXiv:1606.00709, equations 6 and 7, algorithm 1
+        and section 3.2.
     """
 
     def __init__(

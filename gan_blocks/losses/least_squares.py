@@ -24,9 +24,10 @@ class LeastSquaresLoss(nn.Module):
 
     where $a$, $b$ and $c$ are the fake, real and generator targets. The factors $s_D$ and $s_G$ are
     $\tfrac12$ in the paper, 1 in vocoders such as HiFi-GAN, and $\tfrac12$ and 1 in CycleGAN. The
-    optimum is
-    $D^* = (b p + a q)/(p + q)$. With $(a, b, c) = (-1, 1, 0)$, hence $b - c = 1$ and $b - a = 2$, the
-    generator minimises half the Pearson divergence between $p + q$ and $2q$, if $s_G = \tfrac12$.
+    optimum is $D^* = (b p + a q)/(p + q)$. If $b - c = 1$ and $b - a = 2$, as with
+    $(a, b, c) = (-1, 1, 0)$, and $s_G = \tfrac12$, there
+    $L_G + \tfrac12\,\mathbb{E}(r - c)^2 = \tfrac12 \int (p - q)^2/(p + q)$, half the Pearson divergence
+    of $2q$ from $p + q$; the added term has no gradient for the generator.
 
     Args:
         fake_target: $a$.
@@ -41,7 +42,8 @@ class LeastSquaresLoss(nn.Module):
         differ. The result is a scalar of at least float32.
 
     Raises:
-        ValueError: If the values are empty, or differ in more than the batch size.
+        ValueError: If `fake_target` equals `real_target`; if the values are empty, or differ in more
+            than the batch size.
         TypeError: If they are not floating point.
 
     Example:

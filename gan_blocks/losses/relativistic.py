@@ -19,9 +19,9 @@ class RelativisticLoss(nn.Module):
     $$\phi(d) = \log(1 + e^{-d}) \text{ (softplus)}, \quad (d - 1)^2 \text{ (least squares)}, \quad
       \max(0, 1 - d) \text{ (hinge)}.$$
 
-    A decision boundary has to lie beside each real
-    sample, so dropping a mode costs. Adding a constant to the critic changes nothing. This is the
-    non-saturating form that R3GAN's code trains with; its paper prints the zero-sum one.
+    A decision boundary has to lie beside each real sample, so dropping a mode costs. Adding a constant
+    to the critic changes nothing. This is the non-saturating form that R3GAN's code trains with; its
+    paper prints the zero-sum one.
 
     In the generator's step pass the logits of real samples too.
 

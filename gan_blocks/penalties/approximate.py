@@ -48,12 +48,13 @@ class ApproximateR1Penalty(_Approximation):
     $$\lambda\, \mathbb{E}_{x \sim p,\, \varepsilon \sim N(0, I)}
       \left(D(x) - D(x + \sigma\varepsilon)\right)^2.$$
 
-    For a critic with one logit it is, at small $\sigma$, the [`R1Penalty`][gan_blocks.R1Penalty] with
-    $\gamma = 2\lambda\sigma^2$, and exactly so if the critic is linear. (Of several logits this one is
-    the mean, where R1 differentiates their sum.) It needs first derivatives only: fused attention and
-    sharded or compiled critics work. **Both** logits carry the gradient; without it on
-    one of them the direction is wrong. In bfloat16 the difference is lost in the rounding of the
-    logits where $\sigma$ is small, and dropout in the critic, which draws anew, drowns it.
+    For a critic with one logit it is on average, at small $\sigma$, the
+    [`R1Penalty`][gan_blocks.R1Penalty] with $\gamma = 2\lambda\sigma^2$, and exactly so if the critic
+    is linear. (Of several logits this one is the mean, where R1 differentiates their sum.) It needs
+    first derivatives only: fused attention and sharded or compiled critics work. **Both** logits carry
+    the gradient; without it on one of them the direction is wrong. In bfloat16 the difference is lost
+    in the rounding of the logits where $\sigma$ is small, and dropout in the critic, which draws anew,
+    drowns it.
 
     Args:
         weight: $\lambda$.
@@ -66,7 +67,8 @@ class ApproximateR1Penalty(_Approximation):
         of at least float32.
 
     Raises:
-        ValueError: If the shapes of the logits differ.
+        ValueError: If the samples are empty, or the shapes of the logits differ.
+        TypeError: If the samples are not floating point.
 
     Example:
         >>> import torch
@@ -133,7 +135,8 @@ class ApproximateR2Penalty(_Approximation):
         of at least float32.
 
     Raises:
-        ValueError: If the shapes of the logits differ.
+        ValueError: If the samples are empty, or the shapes of the logits differ.
+        TypeError: If the samples are not floating point.
 
     Example:
         >>> import torch

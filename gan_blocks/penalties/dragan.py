@@ -48,7 +48,9 @@ class DraganPenalty(nn.Module):
         result is a scalar of at least float32.
 
     Raises:
-        ValueError: If the critic's output does not depend on its input.
+        ValueError: If the samples are empty, or float16 without autocast; or if the critic's output does
+            not depend on its input, or is not logits of each sample.
+        TypeError: If the samples are not floating point.
 
     Warns:
         UserWarning: If the critic has batch norm in training mode, which mixes the samples.

@@ -30,8 +30,7 @@ class GradientPenalty(nn.Module):
 
     There is one norm per sample, over all its dimensions. With $k = 1$ a critic of unit slope has
     penalty 0 at any batch size and any image size. The real and the generated samples are detached:
-    the penalty trains the critic only. It costs one forward of the critic and a backward through its
-    gradient.
+    the penalty trains the critic only.
 
     Args:
         weight: $\lambda$.
@@ -45,7 +44,9 @@ class GradientPenalty(nn.Module):
         sub-discriminator. The result is a scalar of at least float32.
 
     Raises:
-        ValueError: If the shapes differ, or the critic's output does not depend on its input.
+        ValueError: If the samples differ in shape, are empty, or float16 without autocast; or if the
+            critic's output does not depend on its input, or is not logits of each sample.
+        TypeError: If the samples are not floating point.
 
     Warns:
         UserWarning: If the critic has batch norm in training mode, which mixes the samples.

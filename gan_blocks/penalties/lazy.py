@@ -15,14 +15,13 @@ class Lazy(nn.Module):
 
     The first call gives $k$ times the penalty, the next $k - 1$ calls give 0 without touching the
     critic, and so on. On average the gradient is that of the penalty on every step, at $1/k$ of its
-    cost. The number of calls lies in `state_dict`, and stands still
-    in evaluation mode. It is a Python number, so a compiled step would be compiled for each of its
-    values: compile the step with the penalty and the one without, and choose by
-    [`is_due`][gan_blocks.Lazy.is_due].
+    cost. The number of calls lies in `state_dict`, and stands still in evaluation mode. It is a Python
+    number, so a compiled step would be compiled for each of its values: compile the step with the
+    penalty and the one without, and choose by [`is_due`][gan_blocks.Lazy.is_due].
 
-    With Adam two gradients share one set of moments, and an optimiser that counts steps is slowed
-    down in proportion: StyleGAN2 multiplies the learning rate by $c = k/(k+1)$ and raises both
-    $\beta$ to the power $c$; [`adam`][gan_blocks.Lazy.adam] computes them.
+    StyleGAN2 steps Adam for the penalty by itself, so $k + 1$ times where it would step $k$ times. To
+    make up for it, it multiplies the learning rate by $c = k/(k+1)$ and raises both $\beta$ to the power
+    $c$; [`adam`][gan_blocks.Lazy.adam] computes them. A penalty that is added to the loss adds no step.
 
     Args:
         penalty: Which penalty.
@@ -76,7 +75,12 @@ class Lazy(nn.Module):
         return value
 
     def adam(self, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> dict[str, Any]:
-        """Adam's arguments, adjusted."""
+        """Adam's arguments, adjusted as in StyleGAN2.
+
+        Args:
+            lr: The learning rate without lazy regularisation.
+            betas: Likewise.
+        """
         c = self.every / (self.every + 1)
         return {"lr": c * lr, "betas": (betas[0] ** c, betas[1] ** c)}
 

@@ -64,10 +64,10 @@ def train(images: Tensor, steps: int, seed: int) -> StyleGAN2Generator:
     ema = EMA(generator, half_life=5_000)
 
     loss, r1, path_length = NonSaturatingLoss(), Lazy(R1Penalty(gamma=0.5), 16), PathLengthPenalty()
-    # A term on every k-th step slows Adam's clock by k/(k+1).
+    # The path length has steps of its own: Adam makes k + 1 where it would make k.
     c = PATH_EVERY / (PATH_EVERY + 1)
     g_adam = torch.optim.Adam(generator.parameters(), lr=c * 2e-3, betas=(0.0, 0.99**c))
-    d_adam = torch.optim.Adam(discriminator.parameters(), **r1.adam(2e-3, (0.0, 0.99)))
+    d_adam = torch.optim.Adam(discriminator.parameters(), lr=2e-3, betas=(0.0, 0.99))
 
     started, data = time.perf_counter(), batches(images, random)
     for step in range(1, steps + 1):
