@@ -290,7 +290,6 @@ def test_bound_of_a_large_convolution_is_close(layer, shape, ratio, monkeypatch)
         nn.init.normal_(p)
     monkeypatch.setattr(linear, "_WORK", 0)
     exact, bound = dense_norm(layer, shape), lipschitz_bound(layer, shape)
-    print("RATIO", layer, bound / exact)
     assert exact <= bound <= ratio * exact
 
 
