@@ -80,7 +80,7 @@ def save(state: dict[str, Any], path: Path) -> None:
         error = error.__context__ if isinstance(error.__context__, OSError) else error
         remedy = "there is none yet; make room, and start again"
         if path.exists():
-            remedy = f"{path} still has an earlier one; make room, and go on with --resume"
+            remedy = f"{path} still has an earlier one; make room, and go on from it"
         raise UsageError(
             f"the checkpoint of step {state['step']} cannot be written ({error}): {remedy}"
         ) from error
@@ -189,7 +189,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             known = False
         if not known:
             raise UsageError(
-                f"{path} is damaged in line {number}, {line[:40]!r}; delete the line, and go on with "
-                "--resume"
+                f"{path} is damaged in line {number}, {line[:40]!r}; delete the line, and go on"
             )
     return values

@@ -109,7 +109,8 @@ def run(method: str, seed: int, part: float, out: Path) -> mode_collapse.Row:
     """Train or go on, and judge."""
     config, folder = config_of(method, seed, part), folder_of(out, method, seed)
     resume = checkpoint.exists(folder / "checkpoint.pt")
-    trainer = train.run(config, CONFIGS, folder, torch.device("cpu"), resume)
+    again, device = "the same command", torch.device("cpu")
+    trainer = train.run(config, CONFIGS, folder, device, resume, again)
     if trainer.step > config.steps:
         raise data.UsageError(
             f"--part: {folder} is at step {trainer.step}, and {part} of the steps is {config.steps}; "

@@ -26,10 +26,11 @@ class Record:
     Args:
         trainer: A trainer of `train.py`.
         out: The folder of the run.
+        again: What goes on with a run that was stopped, as its message says.
     """
 
-    def __init__(self, trainer: Any, out: Path) -> None:
-        self.trainer, self.config, self.out = trainer, trainer.config, out
+    def __init__(self, trainer: Any, out: Path, again: str = "--resume") -> None:
+        self.trainer, self.config, self.out, self.again = trainer, trainer.config, out, again
         self.seconds, self.timed, self.kept = 0.0, 0, trainer.step
 
     def __enter__(self) -> "Record":
@@ -61,7 +62,7 @@ class Record:
                 each.close()
         if kind and issubclass(kind, KeyboardInterrupt):
             raise kind(
-                f"after step {self.trainer.step}; --resume goes on from the checkpoint of step "
+                f"after step {self.trainer.step}; {self.again} goes on from the checkpoint of step "
                 f"{self.kept}"
             )
 
@@ -82,8 +83,8 @@ class Record:
         config, step = self.config, self.trainer.step
         if not (self.out / "tensorboard").is_dir():  # the board's thread would print a traceback
             raise UsageError(
-                f"{self.out}, or the folder tensorboard in it, is gone; --resume goes on from the "
-                "checkpoint, if that is still there or a copy of the run is put back"
+                f"{self.out}, or the folder tensorboard in it, is gone; {self.again} goes on "
+                "from the checkpoint, if that is still there or a copy of the run is put back"
             )
         last = step == config.steps
         if step % config.log_every == 0:
@@ -118,5 +119,5 @@ class Record:
         except OSError as error:
             raise UsageError(
                 f"{self.out} cannot be written ({error}); make room, or choose another --out. If there "
-                "is a checkpoint, it is kept, and --resume goes on from it"
+                f"is a checkpoint, it is kept, and {self.again} goes on from it"
             ) from error

@@ -298,15 +298,22 @@ def restore(
     return trainer
 
 
-def run(config: Config, folder: Path, out: Path, device: torch.device, resume: bool) -> Trainer:
-    """Train from the start or from the last checkpoint."""
+def run(
+    config: Config,
+    folder: Path,
+    out: Path,
+    device: torch.device,
+    resume: bool,
+    again: str = "--resume",
+) -> Trainer:
+    """Train from the start or from the last checkpoint; messages say that `again` does the latter."""
     if not resume:
         checkpoint.check_new(out)
     trainer = restore(out, device, config, folder) if resume else Trainer(config, folder, device)
     if not resume:
         trainer.check()
     batches = trainer.batches()
-    recording = Record(trainer, out) if trainer.is_main else nullcontext()
+    recording = Record(trainer, out, again) if trainer.is_main else nullcontext()
     with Stop(trainer.accelerator) as stop, recording as record:
         while trainer.step < config.steps:
             start = time.perf_counter()

@@ -277,6 +277,34 @@ def test_what_is_nested_in_an_unknown_block_is_checked_too(tmp_path):
     assert [p["path"] for p in report["problems"]] == [["block"], ["penalty", "gamma"]]
 
 
+def test_blocks_in_a_file_of_ones_own_are_known_with_plugin(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "from gan_blocks import block\n"
+        "@block\n"
+        "class Own(nn.Module):\n"
+        "    def __init__(self, scale: float = 1.0) -> None: super().__init__()\n"
+        "    def discriminator(self, real_logits, fake_logits): return fake_logits.mean()\n"
+        "    def generator(self, fake_logits, real_logits=None): return fake_logits.mean()\n"
+    )
+    config = tmp_path / "a.toml"
+    config.write_text('plugins = ["own.py"]\n[loss]\nblock = "own/Own"\nscale = 2.0\n')
+    result = run("validate", str(config))
+    assert result.exit_code == 1
+    assert "no plugin named 'own' is installed" in result.stdout
+    assert "if it is in a file of your own, add --plugin own.py\n" in result.stdout
+    result = run("validate", str(config), "--plugin", str(tmp_path / "own.py"))
+    assert (result.exit_code, "1 spec, 0 problems" in result.stdout) == (0, True)
+    # The plugin is there: what is wrong now is the spec alone.
+    config.write_text('[loss]\nblock = "own/Own"\nscale = "2"\n[other]\nblock = "own/Owm"\n')
+    result = run("validate", str(config), "--plugin", str(tmp_path / "own.py"))
+    assert result.exit_code == 1
+    assert "loss.scale: should be a valid number, got '2'" in result.stdout
+    assert "unknown block 'own/Owm'; did you mean own/Own?\n" in result.stdout
+    result = run("validate", str(config), "--plugin", str(tmp_path / "absent.py"))
+    assert (result.exit_code, "there is no plugin, package" in result.stderr) == (2, True)
+
+
 def test_yaml_numbers_that_yaml_reads_as_text_get_a_hint(tmp_path):
     pytest.importorskip("yaml")
     (tmp_path / "a.yaml").write_text("block: R1Penalty\ngamma: 1e-4\n")

@@ -2,7 +2,9 @@
 
 import csv
 import importlib
+import os
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -83,6 +85,26 @@ def test_study_goes_on_from_a_smaller_part_and_writes_table_and_pictures(
         r"mnist_comparison.py: --part: .* is at step 4, and 0.25 of .* is 1; .*\n", told
     )
     assert len(rows_of(toy / "mnist.csv")) == 8
+
+
+def test_study_that_is_stopped_says_that_the_same_command_goes_on(
+    comparison, toy, monkeypatch, capsys
+):
+    step = comparison.train.Trainer.train_step
+
+    def interrupted(self, reals):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, reals)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison.train.Trainer, "train_step", interrupted)
+        assert comparison.main(["--out", str(toy)]) == 143
+    assert capsys.readouterr().err.endswith(
+        "mnist_comparison.py: stopped after step 1; the same command goes on from the checkpoint of "
+        "step 1\n"
+    )
+    assert comparison.main(["--out", str(toy)]) == 0
+    assert len(rows_of(toy / "mnist.csv")) == len(comparison.METHODS)
 
 
 def test_run_killed_before_its_first_checkpoint_begins_anew(comparison, toy):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,17 @@ def test_plugin_passes_its_own_tests_as_installed(installed):
     printed = run(sys.executable, *command, cwd=source, env=environment)
     assert re.search(r"\d+ passed", printed)
     assert "failed" not in printed
+
+
+def test_wheel_holds_the_licence_and_says_that_it_is_typed(installed):
+    _, target = installed
+    (wheel,) = target.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    (package,) = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert f"{package}/py.typed" in names
+    (licence,) = (name for name in names if name.endswith(".dist-info/licenses/LICENSE"))
+    text = zipfile.ZipFile(wheel).read(licence).decode()
+    assert text == (PLUGINS.parent / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_plugin_is_found_by_its_entry_point_and_uses_the_public_interface_only(installed):

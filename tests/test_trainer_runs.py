@@ -273,7 +273,7 @@ def test_full_disk_is_told_and_leaves_the_earlier_checkpoints(
         status, message = train(config, "--resume", "--set", "steps=20")
     assert status == 2
     assert "the checkpoint of step 15 cannot be written ([Errno 28] No space left" in message
-    assert "checkpoint.pt still has an earlier one; make room, and go on with --resume" in message
+    assert "checkpoint.pt still has an earlier one; make room, and go on from it" in message
     assert [(tmp_path / "out" / name).read_bytes() for name in names] == before
     assert not list((tmp_path / "out").glob("*.tmp"))
     assert train(config, "--resume", "--set", "steps=20") == (0, "")

@@ -60,7 +60,7 @@ class Result(NamedTuple):
     reason: str
 
 
-class _Wrong(Exception):
+class WrongUse(Exception):
     """The command was used wrongly."""
 
 
@@ -87,13 +87,11 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check every promise of a plugin's blocks, as the tests of the built-in blocks do."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as python -m does
     try:
         with quiet():
-            plugins = _plugins_of(target)
+            plugins = plugins_of(target)
             offered = _cases_at(cases) if cases else [c for p in plugins for c in _cases_of(p)]
-    except (_Wrong, GanBlocksError) as error:
+    except (WrongUse, GanBlocksError) as error:
         stop(error)
     failed = {info.name: info for info in registry.plugins() if info.status == "failed"}
     for name in plugins:
@@ -104,7 +102,7 @@ def check(
         warnings.simplefilter("ignore")
         try:
             results = list(_results(blocks, offered, only))
-        except _Wrong as error:
+        except WrongUse as error:
             stop(error)
     forgotten = sorted({where for name in plugins for where in _forgotten(name)})
     broken = any(result.outcome == "fail" for result in results)
@@ -124,7 +122,7 @@ def check(
 # --- which plugin ------------------------------------------------------------------------------
 
 
-def _plugins_of(target: str) -> list[str]:
+def plugins_of(target: str) -> list[str]:
     """The names of the plugins that are meant; those that are not installed get registered."""
     path = Path(target)
     if path.is_dir() and (path / "pyproject.toml").is_file():
@@ -148,11 +146,11 @@ def _plugins_of_folder(folder: Path) -> list[str]:
     except (KeyError, TypeError):
         points = {}
     except ValueError as error:
-        raise _Wrong(f"{folder / 'pyproject.toml'}: {error}") from None
+        raise WrongUse(f"{folder / 'pyproject.toml'}: {error}") from None
     if not points:
-        raise _Wrong(f"{folder / 'pyproject.toml'} has no [project.entry-points.gan_blocks]")
+        raise WrongUse(f"{folder / 'pyproject.toml'} has no [project.entry-points.gan_blocks]")
     if not isinstance(points, dict) or not all(isinstance(v, str) and v for v in points.values()):
-        raise _Wrong(
+        raise WrongUse(
             f"{folder / 'pyproject.toml'}: project.entry-points.gan_blocks should be a table of lines "
             f'such as name = "module", got {shown(points)}'
         )
@@ -164,13 +162,15 @@ def _plugins_of_folder(folder: Path) -> list[str]:
             plugin = _imported(_module_of(value))
             for attribute in filter(None, value.partition(":")[2].strip().split(".")):
                 if not hasattr(plugin, attribute):
-                    raise _Wrong(f"{value}: there is no {attribute}")
+                    raise WrongUse(f"{value}: there is no {attribute}")
                 plugin = getattr(plugin, attribute)
             _registered(plugin, name)
     return list(points)
 
 
 def _imported(target: str) -> ModuleType:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as python -m does
     path = Path(target)
     try:
         if path.suffix == ".py" and path.is_file():
@@ -188,10 +188,10 @@ def _imported(target: str) -> ModuleType:
             hint = did_you_mean(target, names)
             if (folder := Path(f"gan-blocks-{target}")).is_dir():
                 hint = f"; it is not installed, but there is its folder: gan-blocks check {folder}"
-            raise _Wrong(
+            raise WrongUse(
                 f"there is no plugin, package, module or folder {target!r}{hint}"
             ) from None
-        raise _Wrong(f"{target} cannot be imported: {type(error).__name__}: {error}") from error
+        raise WrongUse(f"{target} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 _REGISTERED: dict[str, Any] = {}
@@ -201,11 +201,11 @@ def _registered(plugin: Any, name: str) -> str:
     """The name under which a module that is no installed plugin has its blocks."""
     name = name.rpartition(".")[2]
     if not is_name(name):
-        raise _Wrong(f"{name!r} cannot be the name of a plugin")
+        raise WrongUse(f"{name!r} cannot be the name of a plugin")
     try:
         registry.register(plugin, name=name)
     except GanBlocksError as error:
-        raise _Wrong(f"{name}: {error}") from None
+        raise WrongUse(f"{name}: {error}") from None
     _REGISTERED[name] = plugin
     return name
 
@@ -257,7 +257,7 @@ def _cases_at(where: str) -> "list[Case]":
     target, _, name = where.partition(":")
     module, name = _imported(target), name or "CASES"
     if not hasattr(module, name):
-        raise _Wrong(f"{where}: {target} has no {name}")
+        raise WrongUse(f"{where}: {target} has no {name}")
     return _as_cases(getattr(module, name), where)
 
 
@@ -274,15 +274,15 @@ def _as_cases(offered: Any, where: str) -> "list[Case]":
         if callable(offered):
             offered = offered()
         if not isinstance(offered, Iterable) or isinstance(offered, str):
-            raise _Wrong(f"{where}: should be a list of cases, got {shown(offered)}")
+            raise WrongUse(f"{where}: should be a list of cases, got {shown(offered)}")
         offered = list(offered)
-    except _Wrong:
+    except WrongUse:
         raise
     except (Exception, SystemExit) as error:
-        raise _Wrong(f"{where}: {type(error).__name__}: {error}") from error
+        raise WrongUse(f"{where}: {type(error).__name__}: {error}") from error
     for case in offered:
         if not isinstance(case, Case):
-            raise _Wrong(f"{where}: {shown(case)} is no gan_blocks.testing.Case")
+            raise WrongUse(f"{where}: {shown(case)} is no gan_blocks.testing.Case")
     return offered
 
 
@@ -295,7 +295,7 @@ def _results(blocks: list[Entry], cases: "list[Case]", only: list[str] | None) -
     wanted = list(CHECKS)
     for name in only or ():
         if name not in wanted:
-            raise _Wrong(f"there is no check {name!r}{did_you_mean(name, wanted)}")
+            raise WrongUse(f"there is no check {name!r}{did_you_mean(name, wanted)}")
     wanted = [name for name in wanted if not only or name in only]
     for case in cases:
         yield from _of_case(case, wanted)

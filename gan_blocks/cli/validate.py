@@ -18,6 +18,7 @@ from gan_blocks.cli._app import (
     stop,
 )
 from gan_blocks.cli._documents import Finding, Key, NoReader, Unreadable, read
+from gan_blocks.cli.check import WrongUse, plugins_of
 from gan_blocks.errors import (
     GanBlocksError,
     InvalidArgumentsError,
@@ -46,6 +47,13 @@ def validate(
             autocompletion=kinds_starting_with,
         ),
     ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A file with blocks of your own, or another plugin that is not installed, as for "
+            "`check`; may be repeated."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every spec in a file: the file may be one, or hold tables with `block` anywhere.
@@ -56,8 +64,10 @@ def validate(
     try:
         check_kind(kind)
         with quiet():
+            for target in plugin or ():
+                plugins_of(target)
             reports = [_report(file, cast(Kind | None, kind)) for file in files]
-    except (NoReader, OSError, GanBlocksError) as error:
+    except (WrongUse, NoReader, OSError, GanBlocksError) as error:
         stop(error)
     # A config may name a preset only; but a check that looked at nothing has not passed.
     empty = not any(report.specs or report.findings for report in reports)
@@ -93,7 +103,9 @@ def _report(file: Path, kind: Kind | None) -> Report:
         old = [str(w.message) for w in caught if issubclass(w.category, RenamedWarning)]
         notes += [Finding(document.place(path), path, message) for message in dict.fromkeys(old)]
         for key, message in problems:
-            hint = _yaml_hint(document.value, key) if file.suffix in (".yaml", ".yml") else ""
+            value = _value_at(document.value, key)
+            hint = _plugin_hint(value) if key[-1:] == ("block",) else ""
+            hint += _yaml_hint(value) if file.suffix in (".yaml", ".yml") else ""
             findings.append(Finding(document.place(key), key, message + hint))
     return Report(file, len(specs), sorted(findings, key=lambda finding: finding.place), notes)
 
@@ -132,18 +144,31 @@ def _problems(
         yield path, f"{spec['block']} cannot be built: {type(error).__name__}: {error}"
 
 
-def _yaml_hint(document: Any, path: Key) -> str:
-    """YAML 1.1 reads 1e-4 as text."""
+def _value_at(document: Any, path: Key) -> Any:
+    """What stands at a path; none if that is no path of the document."""
     for part in path:
         try:
             document = document[part]
         except (LookupError, TypeError):
-            return ""
+            return None
+    return document
+
+
+def _plugin_hint(name: Any) -> str:
+    """A config of the trainer may name files with plugins, but a check runs no code by itself."""
+    plugin, slash, _ = name.partition("/") if isinstance(name, str) else ("", "", "")
+    if not slash or plugin in {info.name for info in registry.plugins()}:
+        return ""
+    return f"; if it is in a file of your own, add --plugin {plugin}.py"
+
+
+def _yaml_hint(value: Any) -> str:
+    """YAML 1.1 reads 1e-4 as text."""
     try:
-        number = isinstance(document, str) and "e" in document.lower() and float(document)
+        number = isinstance(value, str) and "e" in value.lower() and float(value)
     except ValueError:
         return ""
-    return f"; YAML needs a point in such a number: {float(document):.1e}" if number else ""
+    return f"; YAML needs a point in such a number: {float(value):.1e}" if number else ""
 
 
 def _count(number: int, noun: str) -> str:
