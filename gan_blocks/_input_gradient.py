@@ -63,10 +63,11 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
 def _sizes_of_packs(layers: Sequence["JoinsSamples"]) -> Iterator[list[int]]:
     """The sizes of the packs that these layers make within it; a critic may leave some layers out."""
     sizes: list[int] = []
-    hooks = [
-        layer.register_forward_hook(lambda layer, *_: sizes.append(layer.pack_size))
-        for layer in layers
-    ]
+
+    def note(layer: JoinsSamples, *_: Any) -> None:
+        sizes.append(layer.pack_size)
+
+    hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         yield sizes
     finally:
