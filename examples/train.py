@@ -172,7 +172,9 @@ class Trainer:
                 for name in names:
                     term(of_real[name], of_fake[name])
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-            raise UsageError(f"networks, loss and data do not fit: {error}") from error
+            size = self.config.batch_size
+            seen = "" if n == size else f" (of a batch of {size} they see {n} samples at once)"
+            raise UsageError(f"networks, loss and data do not fit{seen}: {error}") from error
         if fake.shape[1:] != real.shape[1:]:
             shapes = f"{tuple(fake.shape[1:])} and the data is {tuple(real.shape[1:])}"
             raise UsageError(f"generator: it makes samples of shape {shapes}; make them one shape")

@@ -35,12 +35,12 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
     """The gradient of each sub-critic at each point, `(N, d)`, to be differentiated by the weights."""
     check_samples(points)
     precision, points = _float32_for_float16(points), _wide(points.detach())
-    mixing, compiled, sizes = _examined(critic)
+    mixing, compiled, packing = _examined(critic)
     if torch.compiler.is_compiling():
         if mixing.endswith("mode"):
             raise ValueError(f"{mixing}, and a compiled penalty cannot keep its running statistics")
         with precision:
-            return by_torch_func(critic, points, sizes)
+            return by_torch_func(critic, points, [layer.pack_size for layer in packing])
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
@@ -53,9 +53,26 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
             stacklevel=4,
         )
     # What torch has compiled cannot be differentiated twice, so it runs as it was written.
-    with torch.enable_grad(), precision, _as_written() if compiled else nullcontext():
+    as_written = _as_written() if compiled else nullcontext()
+    with torch.enable_grad(), precision, as_written, _sizes_of_packs(packing) as sizes:
         points = points.requires_grad_()
         return gradients_of_logits(critic(points), points, sizes)
+
+
+@contextmanager
+def _sizes_of_packs(layers: Sequence["JoinsSamples"]) -> Iterator[list[int]]:
+    """The sizes of the packs that these layers make within it; a critic may leave some layers out."""
+    sizes: list[int] = []
+
+    def note(layer: JoinsSamples, *_: Any) -> None:
+        sizes.append(layer.pack_size)
+
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        yield sizes
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 _stance = ExitStack()
@@ -104,8 +121,7 @@ def gradients_of_logits(
     """The gradient of each sample's logits with respect to that sample, flattened to `(N, d)`.
 
     One for each sub-critic; `inputs` are those of all of them, or one for each. Of a critic that
-    packs samples by one of these sizes it is the gradient by each pack, `(N / m, m d)`; size 1 is among
-    them where it may give logits of each sample as well.
+    packs samples by one of these sizes it is the gradient by each pack, `(N / m, m d)`.
     """
     outputs = sub_critics(_NAME, logits)
     points: list[Any] = (
@@ -156,11 +172,12 @@ def _gradient(logits: Tensor, points: Tensor, rows: int) -> Tensor:
 def _rows(logits: Sequence[Tensor], inputs: Sequence[Tensor], sizes: Sequence[int]) -> list[int]:
     """How many gradients there are for each sub-critic: as many as samples, or as packs of them."""
     rows = []
-    packs_only = len(logits) == 1 and bool(sizes) and 1 not in sizes
+    packs_only = len(logits) == 1 and bool(sizes)
     for y, x in zip(logits, inputs, strict=True):
+        count = len(y) if y.dim() else 1
         # Logits of several patches may stand in the dimension of the batch.
-        of_each = not packs_only and (len(y) % len(x) == 0 if y.dim() else len(x) == 1)
-        of_packs = y.dim() > 0 and any(len(y) * size == len(x) for size in sizes)
+        of_each = not packs_only and count % len(x) == 0
+        of_packs = any(count * size == len(x) for size in sizes)
         if not of_each and not of_packs:
             if packs_only:
                 raise ValueError(
@@ -173,9 +190,10 @@ def _rows(logits: Sequence[Tensor], inputs: Sequence[Tensor], sizes: Sequence[in
                 f"the critic should return logits of each of {len(x)} samples, got shape "
                 f"{tuple(y.shape)} for samples of shape {tuple(x.shape)}; their sum or mean is the "
                 "penalty's business. Logits of packs need a critic in which the penalty finds the "
-                "layer Packing, or, in from_logits, the packs as inputs"
+                "layer Packing: a module, or outside a compiled step a function that names it; or, "
+                "in from_logits, the packs as inputs"
             )
-        rows.append(len(x) if of_each else len(y))
+        rows.append(len(x) if of_each else count)
     return rows
 
 
@@ -215,22 +233,22 @@ class JoinsSamples(nn.Module):
     pack_size: int
 
 
-def _examined(critic: Critic) -> tuple[str, bool, list[int]]:
+def _examined(critic: Critic) -> tuple[str, bool, list[JoinsSamples]]:
     """What is said of a batch norm in training mode, if there is one; whether a part is compiled; and
-    the sizes of packs, with 1 among them if the critic is a function, which may use only some parts."""
-    sizes: list[int] = [] if isinstance(critic, nn.Module) else [1]
+    the layers that join samples."""
+    joining: list[JoinsSamples] = []
     mixing, compiled = "", False
     for each in _mentioned(critic):
         compiled |= "_torchdynamo_orig_callable" in vars(each)
         for name, part in each.named_modules() if isinstance(each, nn.Module) else ():
             compiled |= part._compiled_call_impl is not None or "_orig_mod" in part._modules
-            if isinstance(part, JoinsSamples):
-                sizes.append(part.pack_size)
+            if isinstance(part, JoinsSamples) and part.pack_size > 1:
+                joining.append(part)
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and not mixing:
                 state = "in training mode" if part.training else "without running statistics"
                 if part.training or part.running_mean is None:
                     mixing = f"the critic's {name or 'module'} is a {type(part).__name__} {state}"
-    return mixing, compiled, sizes
+    return mixing, compiled, joining
 
 
 def _mentioned(critic: Any) -> Iterator[Any]:

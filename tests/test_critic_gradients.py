@@ -427,10 +427,26 @@ def test_logits_of_packs_by_other_means_than_the_layer_are_refused(penalty):
 
 
 @exact
-def test_as_many_logits_of_packs_as_samples_are_refused(penalty):
-    critic = nn.Sequential(gb.Packing(2), smooth_critic(6, 4, 2).double(), nn.Flatten(0))
-    with pytest.raises(ValueError, match=r"each of 4 packs, got shape \(8,\) for .* of their own"):
-        penalty(critic, *pair(8, 3))
+@pytest.mark.parametrize("patches", [2, 4])
+@pytest.mark.parametrize("how", ["module", "function"])
+def test_as_many_logits_of_packs_as_samples_are_refused(penalty, patches, how):
+    packed = nn.Sequential(gb.Packing(2), smooth_critic(6, 4, patches).double())
+    critic = nn.Sequential(packed, nn.Flatten(0))
+    with pytest.raises(
+        ValueError, match=r"each of 4 packs, got shape \(\d+,\) for .* of their own"
+    ):
+        penalty(critic if how == "module" else lambda x: packed(x).flatten(), *pair(8, 3))
+    assert not any(part._forward_hooks for part in critic.modules())
+
+
+@exact
+def test_critic_may_squeeze_a_batch_of_one_pack(penalty):
+    critic = nn.Sequential(gb.Packing(4), smooth_critic(12, 4, 1).double())
+    real, fake = pair(4, 3)
+    expected = seeded(penalty, critic, real, fake)
+    torch.testing.assert_close(seeded(penalty, lambda x: critic(x).squeeze(), real, fake), expected)
+    with pytest.raises(ValueError, match=r"each of 2 packs, got shape \(\)"):
+        penalty(lambda x: critic(x).sum(), *pair(8, 3))
 
 
 class TwoCritics(nn.Module):

@@ -150,7 +150,11 @@ def test_batch_that_fills_no_packs_is_refused_before_the_first_step(write, train
             write(("batch_size = 16", f"{parallel}{size}"), ("[loss]", "packing = 4\n\n[loss]"))
         )
         assert status == 2
-        assert f"joins each 4 samples, got {2 if parallel else 18}: make the batch" in message
+        seen = " (of a batch of 16 they see 2 samples at once)" if parallel else ""
+        assert (
+            f"do not fit{seen}: Packing joins each 4 samples, got {2 if parallel else 18}"
+            in message
+        )
         assert not (tmp_path / "out").exists()
 
 

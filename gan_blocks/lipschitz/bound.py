@@ -188,11 +188,11 @@ def on_meta(module: nn.Module) -> Iterator[None]:
             table.update(entries)
 
 
-def sample_on_meta(module: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
-    """Two samples of the dtype of the module's first weight."""
+def samples_on_meta(module: nn.Module, input_shape: tuple[int, ...], count: int = 2) -> Tensor:
+    """Samples of the dtype of the module's first weight."""
     state = (*module.parameters(), *module.buffers())
     dtype = next((t.dtype for t in state if t.is_floating_point()), torch.float32)
-    return torch.empty(2, *input_shape, device="meta", dtype=dtype)
+    return torch.empty(count, *input_shape, device="meta", dtype=dtype)
 
 
 @torch.no_grad()
@@ -200,7 +200,7 @@ def _output(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
     refusal = f"{type(module).__name__} does not take samples of shape {input_shape}"
     try:
         with on_meta(module):
-            output = module(sample_on_meta(module, input_shape))
+            output = module(samples_on_meta(module, input_shape))
     except Exception as error:
         raise ValueError(f"{refusal}: {error}") from error
     if isinstance(output, Tensor) and output.shape[:1] != (2,):
