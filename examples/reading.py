@@ -78,7 +78,7 @@ def register_plugins(paths: Any, folder: Path) -> None:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             gan_blocks.registry.register(module, name=file.stem)
-        except Exception as error:  # whatever the code of the file raises
+        except (Exception, SystemExit) as error:  # whatever the code of the file raises
             raise UsageError(
                 f"plugins: {file} cannot be used ({type(error).__name__}: {error}); repair it, or "
                 "correct its path, which starts at the config file"

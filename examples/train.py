@@ -160,8 +160,7 @@ class Trainer:
         """Refuse networks that do not fit together or do not fit the data."""
         data.check_classes(self.config.data, self.dataset, self.config.num_classes)
         # As many as a process sees at once: a critic may take no fewer.
-        n = self.config.batch_size // self.config.accumulate // self.accelerator.num_processes
-        real, *labels = (x[:n] for x in self.first_samples(self.config.batch_size))
+        real, *labels = self.parts_of(next(self.batches()))[0][0]
         try:
             fake = self.sample(len(real), 0, *labels)
             with evaluation_mode(self.critic):
@@ -172,7 +171,7 @@ class Trainer:
                 for name in names:
                     term(of_real[name], of_fake[name])
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-            size = self.config.batch_size
+            n, size = len(real), self.config.batch_size
             seen = "" if n == size else f" (of a batch of {size} they see {n} samples at once)"
             raise UsageError(f"networks, loss and data do not fit{seen}: {error}") from error
         if fake.shape[1:] != real.shape[1:]:

@@ -67,7 +67,12 @@ def test_missing_config_is_refused(train, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("x = (", "SyntaxError"), ("x = 1", "adds no block"), ("1 / 0", "ZeroDivisionError")],
+    [
+        ("x = (", "SyntaxError"),
+        ("x = 1", "adds no block"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+    ],
 )
 def test_broken_plugin_is_refused(write, train, tmp_path, text, expected):
     (tmp_path / "mine.py").write_text(text)

@@ -232,10 +232,12 @@ def test_schedules_count_steps_of_the_generator_from_0(trainer):
     assert rates == [[1, 1], [2, 2], [3, 3], [3, 3]]
 
 
-def test_batch_that_has_no_such_parts_is_refused(write, train):
-    status, message = train(write(("batch_size = 16", "batch_size = 16\naccumulate = 3")))
+@pytest.mark.parametrize("parts", [3, 32])
+def test_batch_that_has_no_such_parts_is_refused(write, train, tmp_path, parts):
+    status, message = train(write(("batch_size = 16", f"batch_size = 16\naccumulate = {parts}")))
     assert status == 2
-    assert "16 cannot be shared by 1 processes in 3 parts; make it a multiple of 3" in message
+    assert f"by 1 processes in {parts} parts; make it a multiple of {parts}" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_an_average_samples_come_from_the_generator(trainer):
