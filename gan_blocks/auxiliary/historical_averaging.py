@@ -9,7 +9,12 @@ from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 
 
-@block(double_backward=True, distributed=True)
+@block(
+    double_backward=True,
+    distributed=True,
+    side="both",
+    compares="module",
+)
 class HistoricalAveraging(nn.Module):
     r"""Holds a player's weights near their average over the past.
 

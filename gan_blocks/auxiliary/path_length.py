@@ -12,7 +12,13 @@ from gan_blocks.types import DecayRate, NonNegativeFloat
 
 
 @block(
-    double_backward=True, autocast=True, distributed=True, dtypes=("bfloat16", "float32", "float64")
+    double_backward=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="the average path length includes the batch at hand",
+    side="generator",
+    compares="other",
+    dtypes=("bfloat16", "float32", "float64"),
 )
 class PathLengthPenalty(WideBuffers):
     r"""Asks for images that change by the same amount wherever and however their style changes.
