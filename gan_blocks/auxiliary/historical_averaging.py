@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gan_blocks.authoring import Clocked
 from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 
@@ -15,18 +16,20 @@ from gan_blocks.spec import block
     side="both",
     compares="module",
 )
-class HistoricalAveraging(nn.Module):
-    r"""Holds a player's weights near their average over the past.
+class HistoricalAveraging(Clocked):
+    r"""Penalizes the distance of a network's weights from their average over past steps.
 
-    With the parameters $\theta$ of a module, and $\theta_1, \dots, \theta_t$ what they were at the
-    calls before,
+    With the parameters $\theta$ of a module, and $\theta_1, \dots, \theta_t$ what they were in the
+    optimizer steps before,
 
     $$\left\|\theta - \frac1t \sum_{i=1}^t \theta_i\right\|^2.$$
 
     Added to the loss of each player, it makes gradient descent find equilibria that it would circle
-    otherwise. Use one instance per module. Each call in training mode adds $\theta$ to the average
-    afterwards; the first one gives 0. The average is in `state_dict`, which loads into a new
-    instance too.
+    otherwise. Use one instance per module. The first step gives 0.
+
+    It advances with the optimizer of its module: call [`follow`][gan_blocks.follow]`(optimizer, term)`
+    once, or `term.step()` after each step. At the step the weights of the last forward join the average,
+    once, however often the term was computed. The average loads into a new instance, too.
 
     Shape:
         Takes a module; the result is a scalar of at least float32.
@@ -40,6 +43,7 @@ class HistoricalAveraging(nn.Module):
         >>> for w in (1.0, 3.0, 5.0):
         ...     _ = torch.nn.init.constant_(module.weight, w)
         ...     print(term(module).item())
+        ...     term.step()
         0.0
         8.0
         18.0
@@ -49,34 +53,45 @@ class HistoricalAveraging(nn.Module):
     """
 
     average: Tensor
-    steps: Tensor
+    averaged: Tensor
+    last: Tensor | None
+    """The weights in the last forward since the step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("average", torch.zeros(0))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("averaged", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("last", None, persistent=False)
 
     def forward(self, module: nn.Module) -> Tensor:
-        """The squared distance of the module's parameters from their average."""
+        """Return the squared distance of the module's parameters from their average."""
         parameters = [at_least_float32(p) for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError(
                 f"this {type(module).__name__} has no parameters that require a gradient"
             )
+        # A copy, even of a single parameter: the optimizer changes it in place.
         theta = torch.cat([p.reshape(-1) for p in parameters])
-        if not len(self.average):
-            self.average = torch.zeros_like(theta)
-        elif len(theta) != len(self.average):
-            raise ValueError(
-                f"this {type(module).__name__} has {len(theta)} parameters, and the average is over "
-                f"{len(self.average)}; use one HistoricalAveraging for each module"
-            )
-        average = torch.where(self.steps > 0, self.average, theta.detach())
-        distance = (theta - average).square().sum()
-        if self.training:
-            self.steps = self.steps + 1
-            self.average = average + (theta.detach() - average) / self.steps
-        return distance
+        for known in (self.average, self.last):
+            if known is not None and len(known) not in (0, len(theta)):
+                raise ValueError(
+                    f"module should be the one of earlier steps, with {len(known)} parameters, got a "
+                    f"{type(module).__name__} with {len(theta)}; use one HistoricalAveraging for each "
+                    "module"
+                )
+        if self.training and torch.is_grad_enabled():
+            self.note_forward()
+            self.last = theta.detach()
+        average = self.average if len(self.average) else theta.detach()
+        return (theta - average).square().sum()
+
+    def on_step(self) -> None:
+        if self.last is None:
+            return
+        self.averaged = self.averaged + 1
+        before = self.average if len(self.average) else self.last
+        self.average = before + (self.last - before) / self.averaged
+        self.last = None
 
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, state_dict: Any, prefix: str, *args: Any
