@@ -1,4 +1,6 @@
 """Several threads that share networks and blocks: each gets its own results."""
+# What lies in a module is typed as any tensor or module.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false
 
 import copy
 import threading
@@ -28,7 +30,6 @@ class Conditional(nn.Module):
         return self.last(self.again(x))
 
 
-
 def shared_extractor():
     network = gb.MLPDiscriminator((3,), width=8, depth=2)
     features = gb.FeatureExtractor(network, ["layers.0", "layers.2"])
@@ -36,7 +37,9 @@ def shared_extractor():
 
 
 def extractors_of_one_network():
-    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 4), nn.Linear(4, 1))
+    network = nn.Sequential(
+        nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 4), nn.Linear(4, 1)
+    )
     names = (["0"], ["2", "0"], ["1", ""], ["3"])
     extractors = [gb.FeatureExtractor(network, each) for each in names]
     # Every second call is one of the network itself, which no extractor may stop.
@@ -100,7 +103,11 @@ def loss():
 
 
 def lookups():
-    specs = [{"block": "HingeLoss"}, {"block": "R1Penalty", "gamma": 2.0}, {"block": "WeightClipper"}]
+    specs = [
+        {"block": "HingeLoss"},
+        {"block": "R1Penalty", "gamma": 2.0},
+        {"block": "WeightClipper"},
+    ]
 
     def call(i, x):
         block = gb.build(specs[i % 3])
@@ -138,9 +145,7 @@ def flat(result):
 
 def differs(result, expected):
     pairs = zip(flat(result), flat(expected), strict=True)
-    return any(
-        not torch.equal(a, b) if isinstance(a, torch.Tensor) else a != b for a, b in pairs
-    )
+    return any(not torch.equal(a, b) if isinstance(a, torch.Tensor) else a != b for a, b in pairs)
 
 
 def run_in_threads(call, inputs, seconds=SECONDS):
@@ -163,9 +168,7 @@ def run_in_threads(call, inputs, seconds=SECONDS):
         except Exception as error:
             errors.append(error)
 
-    threads = [
-        threading.Thread(target=guarded, args=(i,), daemon=True) for i in range(len(inputs))
-    ]
+    threads = [threading.Thread(target=guarded, args=(i,), daemon=True) for i in range(len(inputs))]
     for thread in threads:
         thread.start()
     for thread in threads:
