@@ -69,6 +69,7 @@ from gan_blocks._builtins import (
     WeightClipper,
     WeightedJensenShannon,
 )
+from gan_blocks.authoring.clock import follow, step
 from gan_blocks.divergences.base import FDivergence
 from gan_blocks.ema import EMA
 from gan_blocks.errors import (
@@ -191,11 +192,13 @@ __all__ = [
     "block",
     "build",
     "distributed",
+    "follow",
     "hookimpl",
     "lipschitz_bound",
     "lipschitz_rule",
     "preset",
     "registry",
+    "step",
     "to_spec",
     "wasserstein_critic",
     "wasserstein_distance",

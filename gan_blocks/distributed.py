@@ -181,19 +181,30 @@ def draw(
 
 
 def mean(x: Tensor, dim: int | None = None) -> Tensor:
-    """The mean over the batch of all processes.
+    """Return the mean over the batch of all processes.
+
+    Args:
+        x: The part of this process.
+        dim: The dimension of the batch; all of them if left out.
+    """
+    return mean_and_count(x, dim)[0]
+
+
+def mean_and_count(x: Tensor, dim: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return the mean over the batch of all processes, and over how many numbers it is.
 
     Args:
         x: The part of this process.
         dim: The dimension of the batch; all of them if left out.
     """
     if process_count() == 1:
-        return x.mean() if dim is None else x.mean(dim)
+        average = x.mean() if dim is None else x.mean(dim)
+        return average, average.new_full((), x.numel() / max(average.numel(), 1))
     wide = at_least_float32(x)
     total = wide.sum() if dim is None else wide.sum(dim)
     count = total.new_full((1,), x.numel() / max(total.numel(), 1))
     sums = all_reduce(torch.cat([total.flatten(), count]))
-    return (sums[:-1].view_as(total) / sums[-1]).to(x.dtype)
+    return (sums[:-1].view_as(total) / sums[-1]).to(x.dtype), sums[-1]
 
 
 def _rank() -> int:

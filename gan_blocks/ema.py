@@ -1,6 +1,7 @@
-"""The moving average of a generator's weights."""
+"""The exponential moving average of a generator's weights."""
 
 import copy
+import weakref
 from operator import attrgetter, eq
 from typing import Any
 
@@ -8,43 +9,59 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gan_blocks.authoring import Clocked
+from gan_blocks.authoring.clock import follows
+from gan_blocks.constraints.spectral_norm import spectral_norms
 
-class EMA(nn.Module):
-    r"""A copy of a network whose weights are the exponential moving average of its weights.
 
-    Of weights $\theta$ the average $\bar\theta$ follows, after a step on a batch of $b$ samples,
+class EMA(Clocked):
+    r"""A copy of a network whose weights are the exponential moving average (EMA) of its weights.
+
+    After an optimizer step on a batch of $b$ samples the average $\bar\theta$ of weights $\theta$ is
 
     $$\bar\theta \leftarrow \beta \bar\theta + (1 - \beta)\, \theta, \qquad
       \beta = 2^{-b / \min(h,\; r n)},$$
 
-    with the half-life $h$ in samples, so that it holds for every batch size, and in the beginning a
-    share $r$ of the $n$ samples seen so far: the average forgets its start. Buffers, such as the running
-    statistics of batch norm, are copied. A generator sampled by its average makes better images than
-    the last one of training, which circles around it.
+    with the half-life $h$ in samples, so that one value fits every batch size. At first the half-life is
+    a share $r$ of the $n$ samples seen so far, so the average forgets its start. The first update takes
+    the weights as they are ($\beta = 0$): weights loaded after the average was made are not mixed with
+    those before. Buffers, such as the running statistics of batch norm, are copied. The vectors of
+    spectral norm are those of the averaged weights. Samples of the average are better than those of the
+    last weights, which circle around it.
 
-    The average starts as the network itself, in evaluation mode, and is found as `module`, to be saved
-    or sampled by itself. It and $n$ lie in `state_dict`. All
+    The average stays in evaluation mode, whatever its parent does. It is found as `module`, to be saved
+    or sampled by itself. It and $n$ are in `state_dict`; to go on from a saved average, load that. All
     weights are averaged in one operation for many tensors. Keep the average in float32 at least, with
     `ema.float()` where the network itself is in half precision: there a change of less than 1/256 is
     rounded away, and the average stands still.
 
     Args:
-        model: The network; one wrapped in `DistributedDataParallel` or compiled is unwrapped.
+        model: The network. `DistributedDataParallel` and `torch.compile` wrappers are removed.
         half_life: $h$, in samples.
         rampup: $r$; `None` for a constant $\beta$.
+        batch_size: $b$, the samples of one optimizer step over all processes, for an average that
+            [follows][gan_blocks.follow] the generator's optimizer. `update` is told the number instead.
 
     Raises:
         ValueError: If `half_life` or `rampup` is not positive, or `update` gets a network with other
             parameters or buffers, or less than one sample. The average is then as it was.
+        TypeError: If `model` is not a module.
 
     Example:
         >>> import torch
-        >>> from gan_blocks import MLPGenerator
+        >>> import gan_blocks
+        >>> from gan_blocks import EMA, MLPGenerator
         >>> generator = MLPGenerator(2, (2,), width=8)
-        >>> ema = EMA(generator, half_life=1000)
-        >>> for _ in range(3):  # after each step of the generator's optimiser
-        ...     ema.update(generator, samples=64)
+        >>> optimizer = torch.optim.Adam(generator.parameters())
+        >>> ema = EMA(generator, half_life=1000, batch_size=64)
+        >>> handle = gan_blocks.follow(optimizer, ema)  # each optimizer.step() updates the average
         >>> images = ema(torch.randn(5, 2))
+
+        By hand, for batches of any size:
+
+        >>> ema = EMA(generator, half_life=1000)
+        >>> for _ in range(3):  # after each step of the generator's optimizer
+        ...     ema.update(generator, samples=64)
 
     Reference:
         Karras et al., "Progressive Growing of GANs", 2018, arXiv:1710.10196, section 5; half-life and
@@ -52,14 +69,27 @@ class EMA(nn.Module):
         values are 10,000 or 20,000 samples, and 0.05.
     """
 
+    # The average of a network has the counts of the network, and is not stepped by itself.
+    steps_children = False
+
     def __init__(
-        self, model: nn.Module, half_life: float = 10_000, rampup: float | None = 0.05
+        self,
+        model: nn.Module,
+        half_life: float = 10_000,
+        rampup: float | None = 0.05,
+        batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if not half_life > 0 or (rampup is not None and not rampup > 0):
-            raise ValueError(
-                f"half_life and rampup should be greater than 0, got {half_life} and {rampup}"
-            )
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model should be a torch module, got {type(model).__name__}")
+        for name, value in (("half_life", half_life), ("rampup", rampup)):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and 0 < value < float("inf")) and not (
+                name == "rampup" and value is None
+            ):
+                raise ValueError(f"{name} should be a finite number greater than 0, got {value!r}")
+        if batch_size is not None:
+            _check_samples("batch_size", batch_size)
         while True:
             inside = getattr(model, "_orig_mod", None)  # of a compiled network
             if isinstance(model, DistributedDataParallel | nn.DataParallel):
@@ -70,35 +100,80 @@ class EMA(nn.Module):
         self.module = copy.deepcopy(model).requires_grad_(False)
         self.half_life = half_life
         self.rampup = rampup
+        self.batch_size = batch_size
         self.samples = 0
+        self._model: Any = weakref.ref(model)  # no submodule: it is trained, not averaged
         self.eval()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, or an average loaded by pickle, belongs to no network.
+        return self.__dict__ | {"_model": None}
+
+    def train(self, mode: bool = True) -> "EMA":
+        """Stay in evaluation mode: the average is never trained."""
+        return super().train(False)
+
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """What the averaged network gives."""
+        """Run the averaged network."""
         return self.module(*inputs, **options)
 
     def decay(self, samples: int) -> float:
-        r"""$\beta$ for the next batch of so many samples."""
+        r"""Return $\beta$ for the next batch of so many samples."""
+        if not self.samples:
+            return 0.0
         seen = float("inf") if self.rampup is None else self.rampup * self.samples
-        half_life = min(self.half_life, seen)
-        return 0.5 ** (samples / half_life) if half_life else 0.0
+        return 0.5 ** (samples / min(self.half_life, seen))
 
-    @torch.no_grad()
     def update(self, model: nn.Module, samples: int) -> None:
-        """Take in the weights as they are after a step.
+        """Average the weights as they are after an optimizer step.
 
         Args:
             model: The network that is trained, wrapped or not.
             samples: Samples of that step, over all processes.
+
+        Raises:
+            RuntimeError: If the average follows an optimizer, which updates it.
         """
-        if not isinstance(samples, int) or samples < 1:
-            raise ValueError(f"samples should be an integer of 1 at least, got {samples!r}")
+        if follows(self):
+            raise RuntimeError(
+                "EMA follows an optimizer, whose step updates it; drop the call of update, or call "
+                "remove() on the handle that follow returned"
+            )
+        _check_samples("samples", samples)
+        self._update(model, samples)
+
+    def check_can_step(self) -> None:
+        if self.batch_size is None:
+            raise ValueError(
+                "to step, EMA needs batch_size, the samples of one optimizer step: pass it when you make the "
+                "EMA, or call update(model, samples) after each step"
+            )
+        if self._model is None or self._model() is None:
+            raise ValueError(
+                "this EMA is a copy, or its network is gone: call update(model, samples), or make an EMA of "
+                "the network that is trained"
+            )
+
+    def on_step(self) -> None:
+        self.check_can_step()
+        self._update(self._model(), self.batch_size)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _update(self, model: nn.Module, samples: int) -> None:
         pairs = [_matched(self.module, model, kind) for kind in ("_parameters", "_buffers")]
         (averages, weights), (copies, buffers) = pairs
+        norms = list(spectral_norms(self.module))
+        # The average has singular vectors of its own, which go on from the network's first ones.
+        kept = {id(x) for _, _, norm in norms for x in norm.buffers()} if self.samples else set()
         if averages:
-            torch._foreach_lerp_(averages, weights, 1 - self.decay(samples))  # type: ignore[attr-defined]
-        if copies:
-            torch._foreach_copy_(copies, buffers)  # type: ignore[attr-defined]
+            torch._foreach_lerp_(averages, weights, 1 - self.decay(samples))  # type: ignore
+        copied = [(x, y) for x, y in zip(copies, buffers, strict=True) if id(x) not in kept]
+        if copied:
+            torch._foreach_copy_(*map(list, zip(*copied, strict=True)))  # type: ignore
+        for layer, name, norm in norms:
+            norm.train()
+            getattr(layer, name)  # one power iteration
+            norm.eval()
         self.samples += samples
 
     def get_extra_state(self) -> Tensor:
@@ -108,8 +183,13 @@ class EMA(nn.Module):
         self.samples = int(state)
 
 
+def _check_samples(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} should be an integer of at least 1, got {value!r}")
+
+
 def _matched(ours: nn.Module, theirs: nn.Module, kind: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters or buffers of two networks by name, each once, theirs in the dtype of ours.
+    """Match parameters or buffers of two networks by name, each once, theirs in the dtype of ours.
 
     Several times faster than `named_parameters`. Wrappers have none of their own.
     """

@@ -5,32 +5,42 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gan_blocks.distributed import all_reduce, mean, process_count
-from gan_blocks.precision import WideBuffers, at_least_float32
+from gan_blocks.authoring import Averaging
+from gan_blocks.distributed import mean_and_count
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, DecayRate, PositiveFloat
 
 
 @block(autocast=True, distributed=True, dtypes=ALL_FLOATS)
-class GradientBalancer(WideBuffers):
+class GradientBalancer(Averaging):
     r"""Gives each loss a fixed share of the gradient that reaches the generator's output.
 
-    With the gradient $g_i = \partial \ell_i / \partial \hat x$ of each loss by the output $\hat x$
-    and a moving average $\langle\|g_i\|\rangle$ of its norm, the output gets
+    With the gradient $g_i = \partial \ell_i / \partial \hat x$ of each loss with respect to the output
+    $\hat x$ and a moving average $\langle\|g_i\|\rangle$ of its norm, the output gets
 
     $$\sum_i R\, \frac{w_i}{\sum_j w_j}\, \frac{g_i}{\langle\|g_i\|\rangle + \epsilon},$$
 
     so that the weights are shares, whatever the scales of the losses. The result is the scalar
     $\sum_i \lambda_i \ell_i$ with these factors as $\lambda_i$. Its backward pass starts at the
     output: add losses that do not go through the output, such as a commitment loss, and call
-    `backward()` once. Parameters between the output and the losses, such as the discriminator's,
-    get no gradient. In a run of several processes the norms are those of the mean of their losses, so
-    that all have the same factors, and the parameters the gradient that one process would give them.
+    `backward()` once. Parameters between the output and the losses, such as the discriminator's, get no
+    gradient. Under DDP the norms are those of the mean of the losses of all processes, so all processes
+    have the same factors, and the parameters get the gradient that one process would give them.
+
+    The averages include the batch at hand and advance with the generator's optimizer: call
+    [`follow`][gan_blocks.follow]`(optimizer, balancer)` once, or `balancer.step()` after each step. They
+    are kept per sample, as the norm of $n g_i$ for a batch of $n$: the losses are taken to be means over
+    samples. So their state does not depend on the parts of an accumulated batch.
+
+    **With gradient accumulation add up the parts; do not divide by their number.** Each part's gradient
+    is normalized already, so that each sample's gradient has the norm that it has in the whole batch.
+    (With `per_sample=False` divide the sum of $k$ parts by $\sqrt k$.)
 
     Args:
         weights: $w_i$ by the name of the loss.
         total_norm: $R$, the norm of the sum if the gradients were parallel.
-        decay: Of the moving average, which is corrected for its start.
+        decay: Decay of the moving average, which is corrected for its start.
         per_sample: Whether $\|g\|$ is the mean over the batch of each sample's norm, or the norm of
             the whole batch.
         eps: $\epsilon$.
@@ -60,7 +70,7 @@ class GradientBalancer(WideBuffers):
     sums: Tensor
     counts: Tensor
 
-    wide_buffers = ("sums", "counts")  # sums of thousands of steps
+    wide_buffers = (*Averaging.wide_buffers, "sums", "counts")
 
     def __init__(
         self,
@@ -70,7 +80,7 @@ class GradientBalancer(WideBuffers):
         per_sample: bool = True,
         eps: PositiveFloat = 1e-12,
     ) -> None:
-        super().__init__()
+        super().__init__((len(weights),))
         if not weights:
             raise ValueError("weights should name at least one loss")
         self.weights = weights
@@ -82,11 +92,11 @@ class GradientBalancer(WideBuffers):
         self.register_buffer("counts", torch.zeros(len(weights)))
 
     def forward(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
-        """A scalar whose backward pass gives the output the balanced gradient."""
+        """Return a scalar whose backward pass gives the output the balanced gradient."""
         self._check(losses, output)
         names = [name for name in self.weights if name in losses]
         gradients = [_gradient(name, losses[name], output) for name in names]
-        norms = self._averaged(names, torch.stack([self._norm(g) for g in gradients]))
+        norms = self._averaged_norms(names, gradients)
         shares = norms.new_tensor([self.weights[name] for name in names])
         factors = self.total_norm * shares / shares.sum() / (norms + self.eps)
         balanced = torch.stack([c * g for c, g in zip(factors, gradients, strict=True)]).sum(0)
@@ -112,27 +122,54 @@ class GradientBalancer(WideBuffers):
                 "under no_grad"
             )
 
-    def _norm(self, gradient: Tensor) -> Tensor:
-        # Of the mean of the losses of all processes, each of which depends on its own samples.
-        if not self.per_sample or gradient.dim() == 0:
-            if process_count() == 1:
-                return torch.linalg.vector_norm(gradient)
-            return all_reduce(gradient.square().sum()).sqrt() / process_count()
-        norms = torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1)
-        return mean(norms) / process_count()
-
-    def _averaged(self, names: list[str], norms: Tensor) -> Tensor:
-        """The moving averages of these norms, brought up to date in training mode."""
+    def _averaged_norms(self, names: list[str], gradients: list[Tensor]) -> Tensor:
+        """Return the averages of the norms, this batch included, as norms in a batch of its size."""
         # By sorted name, so that the state does not depend on the order of the weights.
         at = [sorted(self.weights).index(name) for name in names]
-        norms = norms.to(self.sums.dtype)
-        # A step that overflows, as under a gradient scaler, leaves no trace.
-        finite = norms.isfinite()
-        sums = torch.where(finite, self.decay * self.sums[at] + norms, self.sums[at])
-        counts = torch.where(finite, self.decay * self.counts[at] + 1, self.counts[at])
+        statistics = [self._statistic(gradient) for gradient in gradients]
+        values, counts = (torch.stack(each) for each in zip(*statistics, strict=True))
+        values = values.to(self.sums)
+        sums, weight = self.sums[at], self.counts[at]
         if self.training:
-            self.sums[at], self.counts[at] = sums, counts
-        return torch.where(counts > 0, sums / counts, norms)
+            pooled = torch.full_like(self.sums, torch.nan)
+            pooled[at] = values
+            self.pool(pooled, counts[0].to(self.sums).expand_as(pooled))
+        # In evaluation mode, too, the batch at hand counts; it leaves no trace.
+        sums, weight = self._with(values, sums, weight)
+        return self._norm(torch.where(weight > 0, sums / weight, values), counts.to(self.sums))
+
+    def _statistic(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a mean over samples that does not depend on their number, and this number.
+
+        It is the mean norm of n g for each sample, or the root of its mean square.
+        """
+        samples = gradient.reshape(len(gradient) if gradient.dim() else 1, -1)
+        norms = len(samples) * torch.linalg.vector_norm(samples, dim=1)
+        if self.per_sample:
+            return mean_and_count(norms)
+        square, count = mean_and_count(norms.square())
+        return square.sqrt(), count
+
+    def _norm(self, statistic: Tensor, count: Tensor) -> Tensor:
+        """Return the norm of g in a batch of this size that has the statistic."""
+        return statistic / (count if self.per_sample else count.sqrt())
+
+    def _with(self, values: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sums and counts after one more step with these values, where they are finite."""
+        finite = values.isfinite()
+        return (
+            torch.where(finite, self.decay * sums + values, sums),
+            torch.where(finite, self.decay * counts + 1, counts),
+        )
+
+    def pool(self, value: Tensor, samples: Tensor | float) -> None:
+        super().pool(value if self.per_sample else value.square(), samples)
+
+    def commit(self, value: Tensor, seen: Tensor) -> None:
+        value = value if self.per_sample else value.sqrt()
+        self.sums, self.counts = self._with(
+            torch.where(seen, value, torch.nan), self.sums, self.counts
+        )
 
 
 def _gradient(name: str, loss: Tensor, output: Tensor) -> Tensor:

@@ -5,23 +5,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gan_blocks.authoring import Clocked
 from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 
 
 @block(double_backward=True, distributed=True)
-class HistoricalAveraging(nn.Module):
-    r"""Holds a player's weights near their average over the past.
+class HistoricalAveraging(Clocked):
+    r"""Penalizes the distance of a network's weights from their average over past steps.
 
-    With the parameters $\theta$ of a module, and $\theta_1, \dots, \theta_t$ what they were at the
-    calls before,
+    With the parameters $\theta$ of a module, and $\theta_1, \dots, \theta_t$ what they were in the
+    optimizer steps before,
 
     $$\left\|\theta - \frac1t \sum_{i=1}^t \theta_i\right\|^2.$$
 
     Added to the loss of each player, it makes gradient descent find equilibria that it would circle
-    otherwise. Use one instance per module. Each call in training mode adds $\theta$ to the average
-    afterwards; the first one gives 0. The average is in `state_dict`, which loads into a new
-    instance too.
+    otherwise. Use one instance per module. The first step gives 0.
+
+    It advances with the optimizer of its module: call [`follow`][gan_blocks.follow]`(optimizer, term)`
+    once, or `term.step()` after each step. At the step the weights of the last forward join the average,
+    once, however often the term was computed. The average loads into a new instance, too.
 
     Shape:
         Takes a module; the result is a scalar of at least float32.
@@ -35,6 +38,7 @@ class HistoricalAveraging(nn.Module):
         >>> for w in (1.0, 3.0, 5.0):
         ...     _ = torch.nn.init.constant_(module.weight, w)
         ...     print(term(module).item())
+        ...     term.step()
         0.0
         8.0
         18.0
@@ -44,15 +48,18 @@ class HistoricalAveraging(nn.Module):
     """
 
     average: Tensor
-    steps: Tensor
+    averaged: Tensor
+    last: Tensor | None
+    """The weights in the last forward since the step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("average", torch.zeros(0))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("averaged", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("last", None, persistent=False)
 
     def forward(self, module: nn.Module) -> Tensor:
-        """The squared distance of the module's parameters from their average."""
+        """Return the squared distance of the module's parameters from their average."""
         parameters = [at_least_float32(p) for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError(
@@ -66,12 +73,19 @@ class HistoricalAveraging(nn.Module):
                 f"this {type(module).__name__} has {len(theta)} parameters, and the average is over "
                 f"{len(self.average)}; use one HistoricalAveraging for each module"
             )
-        average = torch.where(self.steps > 0, self.average, theta.detach())
-        distance = (theta - average).square().sum()
-        if self.training:
-            self.steps = self.steps + 1
-            self.average = average + (theta.detach() - average) / self.steps
-        return distance
+        average = torch.where(self.averaged > 0, self.average, theta.detach())
+        if self.training and torch.is_grad_enabled():
+            self.note_forward()
+            # Kept from before the step, and apart from a parameter that it may share memory with.
+            self.last = theta.detach().clone()
+        return (theta - average).square().sum()
+
+    def on_step(self) -> None:
+        if self.last is None:
+            return
+        self.averaged = self.averaged + 1
+        self.average = self.average + (self.last - self.average) / self.averaged
+        self.last = None
 
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, state_dict: Any, prefix: str, *args: Any

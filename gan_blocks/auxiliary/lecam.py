@@ -1,4 +1,4 @@
-"""The LeCam regulariser."""
+"""The LeCam regularizer."""
 
 from typing import Literal
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from gan_blocks._logits import combined, pairs_of_critics
-from gan_blocks.distributed import mean
-from gan_blocks.precision import WideBuffers
+from gan_blocks.authoring import Averaging
+from gan_blocks.distributed import mean_and_count
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, DecayRate, Logits, NonNegativeFloat, PositiveInt
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
-class LeCamRegularizer(WideBuffers):
-    r"""Holds a discriminator's logits near what it said of the other side, for few images.
+class LeCamRegularizer(Averaging):
+    r"""Keeps a discriminator's logits near their average on the other side, for training on few images.
 
     With moving averages $\alpha_R$, $\alpha_F$ of the mean logits on real and on generated samples,
     the discriminator's loss gets
@@ -25,8 +25,13 @@ class LeCamRegularizer(WideBuffers):
       + \mathbb{E}\max\left(0, \alpha_R - D(G(z))\right)^2\right] \text{ (code)}.$$
 
     With the Wasserstein loss its optimum is a weighted LeCam divergence between the two sides. The
-    averages take in the batch at hand first, over all processes, and are corrected for their start;
-    they lie in buffers, without gradient, and stand still in evaluation mode.
+    averages include the batch at hand, over all processes, and are corrected for their start. They are
+    buffers without gradient.
+
+    They advance with the critic's optimizer: call [`follow`][gan_blocks.follow]`(optimizer,
+    regularizer)` once, or `regularizer.step()` after each step. At the step they take in all logits
+    since the last one, so the state does not depend on the parts of an accumulated batch. The value
+    does: each part is compared with averages that include that part only.
 
     Args:
         weight: $\lambda$; the authors have 0.3 for BigGAN on CIFAR-10, 1e-6 for StyleGAN2 there and
@@ -57,7 +62,7 @@ class LeCamRegularizer(WideBuffers):
     sums: Tensor
     count: Tensor
 
-    wide_buffers = ("sums", "count")  # a moving average stands still in half precision
+    wide_buffers = (*Averaging.wide_buffers, "sums", "count")
 
     def __init__(
         self,
@@ -69,7 +74,7 @@ class LeCamRegularizer(WideBuffers):
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__((discriminators, 2), device=device)
         self.weight = weight
         self.decay = decay
         self.form = form
@@ -79,7 +84,7 @@ class LeCamRegularizer(WideBuffers):
         self.register_buffer("count", torch.zeros((), device=device))
 
     def forward(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
-        """The regulariser, weight included; part of the discriminator's loss."""
+        """Return the regularizer, weight included; it is part of the discriminator's loss."""
         pairs = pairs_of_critics(real_logits, fake_logits)
         if len(pairs) != self.discriminators:
             raise ValueError(
@@ -97,16 +102,24 @@ class LeCamRegularizer(WideBuffers):
             terms.append(above.square().mean() + below.square().mean())
         return self.weight * combined(terms, self.combine)
 
-    @torch.no_grad()
     def _averages(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Of real and generated logits, `(discriminators, 2)`, brought up to date in training mode."""
-        means = torch.stack([torch.stack([mean(r), mean(f)]) for r, f in pairs])
+        """Return the averages of real and fake logits, `(discriminators, 2)`, this batch included."""
+        statistics = [mean_and_count(x.detach()) for pair in pairs for x in pair]
+        means, counts = (torch.stack(each).view(-1, 2) for each in zip(*statistics, strict=True))
+        valid = means.isfinite().all()
+        sums, count = self.sums, self.count
         if self.training:
-            # A step that overflows, as under a gradient scaler, leaves no trace.
-            finite = means.isfinite().all()
-            sums = self.decay * self.sums + (1 - self.decay) * means
-            self.sums.copy_(torch.where(finite, sums, self.sums))
-            count = self.decay * self.count + (1 - self.decay)
-            self.count.copy_(torch.where(finite, count, self.count))
-        averages = self.sums / torch.where(self.count > 0, self.count, 1)
-        return torch.where(self.count > 0, averages.to(means.dtype), means)
+            sums, count = self._with(means, valid)
+            # One side that overflows leaves the other out, too.
+            self.pool(torch.where(valid, means, torch.nan), counts)
+        averages = sums / torch.where(count > 0, count, 1)
+        return torch.where(count > 0, averages.to(means.dtype), means)
+
+    def _with(self, means: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums and their weight after one more step with these means."""
+        sums = self.decay * self.sums + (1 - self.decay) * means.to(self.sums)
+        count = self.decay * self.count + (1 - self.decay)
+        return torch.where(valid, sums, self.sums), torch.where(valid, count, self.count)
+
+    def commit(self, value: Tensor, seen: Tensor) -> None:
+        self.sums, self.count = self._with(value, seen.all())

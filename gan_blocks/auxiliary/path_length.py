@@ -1,12 +1,13 @@
-"""Path length regularisation of a style-based generator."""
+"""Path length regularization of a style-based generator."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from gan_blocks.distributed import draw, mean
-from gan_blocks.precision import WideBuffers, at_least_float32
+from gan_blocks.authoring import Averaging
+from gan_blocks.distributed import draw, mean_and_count
+from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import DecayRate, NonNegativeFloat
 
@@ -14,21 +15,26 @@ from gan_blocks.types import DecayRate, NonNegativeFloat
 @block(
     double_backward=True, autocast=True, distributed=True, dtypes=("bfloat16", "float32", "float64")
 )
-class PathLengthPenalty(WideBuffers):
-    r"""Asks for images that change by the same amount wherever and however their style changes.
+class PathLengthPenalty(Averaging):
+    r"""Penalizes a generator whose images change at different rates in different style directions.
 
     With the Jacobian $J_w = \partial G(w) / \partial w$ and random images $y$ whose pixels are
     $N(0, 1/m)$, $m$ the number of pixels of a channel,
 
     $$\lambda\, \mathbb{E}_{w, y} \left(\|J_w^\top y\|_2 - a\right)^2.$$
 
-    $a$ is the moving average of the lengths $\|J_w^\top y\|_2$. It takes in the batch at hand first,
-    over all processes, starts at 0, and carries no gradient. Where each layer has a style of its own,
-    the length is the root of the mean over the layers of the squared lengths. In evaluation mode the
-    average stands still.
+    $a$ is the moving average of the lengths $\|J_w^\top y\|_2$. It includes the batch at hand, over all
+    processes, starts at 0, and carries no gradient. Where each layer has a style of its own, the length
+    is the root of the mean over the layers of the squared lengths.
+
+    The average advances with the generator's optimizer: call [`follow`][gan_blocks.follow]`(optimizer,
+    penalty)` once, or `penalty.step()` after each step. At the step it takes in all lengths since the
+    last one, so the state does not depend on the parts of an accumulated batch. The value does: each
+    part is compared with an average that includes that part only. A step without a forward leaves it
+    alone.
 
     The term belongs to the generator's loss. It costs a backward pass through the generator that is
-    differentiated again; StyleGAN2 takes it on every fourth step, times 4, on half of the batch.
+    differentiated again. StyleGAN2 computes it on every fourth step, times 4, on half of the batch.
 
     Args:
         weight: $\lambda$.
@@ -58,7 +64,7 @@ class PathLengthPenalty(WideBuffers):
 
     average: Tensor
 
-    wide_buffers = ("average",)  # a moving average stands still in half precision
+    wide_buffers = (*Averaging.wide_buffers, "average")
 
     def __init__(
         self,
@@ -67,7 +73,7 @@ class PathLengthPenalty(WideBuffers):
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(device=device)
         self.weight = weight
         self.decay = decay
         self.register_buffer("average", torch.zeros((), device=device))
@@ -75,7 +81,7 @@ class PathLengthPenalty(WideBuffers):
     def forward(
         self, images: Tensor, w: Tensor, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The penalty, weight included.
+        """Return the penalty, weight included.
 
         Args:
             images: What the generator has made of the styles.
@@ -83,7 +89,12 @@ class PathLengthPenalty(WideBuffers):
             generator: Draws the random images; torch's global one if left out.
         """
         lengths = self._lengths(images, w, generator)
-        return self.weight * (lengths - self._average(lengths)).square().mean()
+        length, samples = mean_and_count(lengths.detach())
+        average = self.average
+        if self.training:
+            average = self._with(length)
+            self.pool(length, samples)
+        return self.weight * (lengths - average.to(lengths.dtype)).square().mean()
 
     def _lengths(self, images: Tensor, w: Tensor, generator: torch.Generator | None) -> Tensor:
         for name, x in (("images", images), ("w", w)):
@@ -112,11 +123,10 @@ class PathLengthPenalty(WideBuffers):
         norms = torch.linalg.vector_norm(at_least_float32(gradient).flatten(1), dim=1)
         return norms / math.sqrt(layers)
 
-    @torch.no_grad()
-    def _average(self, lengths: Tensor) -> Tensor:
-        """The moving average, brought up to date in training mode."""
-        if self.training:
-            new = torch.lerp(self.average, mean(lengths).to(self.average.dtype), 1 - self.decay)
-            # A step that overflows, as under a gradient scaler, leaves no trace.
-            self.average.copy_(torch.where(new.isfinite(), new, self.average))
-        return self.average.to(lengths.dtype, copy=True)
+    def _with(self, length: Tensor) -> Tensor:
+        """Return the moving average after one more step with this mean length."""
+        new = torch.lerp(self.average, length.to(self.average), 1 - self.decay)
+        return torch.where(new.isfinite(), new, self.average)
+
+    def commit(self, value: Tensor, seen: Tensor) -> None:
+        self.average = torch.where(seen, self._with(value), self.average)

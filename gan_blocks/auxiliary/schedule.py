@@ -1,86 +1,79 @@
-"""Numbers that change as a training goes on."""
+"""Numbers that change during training."""
 
 import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gan_blocks.authoring import Clocked
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveInt
 
 
-class _Schedule(nn.Module):
-    """From `start` to `end` in so many steps, and `end` from then on."""
-
-    count: Tensor
+class _Schedule(Clocked):
+    """Goes from `start` to `end` in a number of steps and stays there."""
 
     def __init__(
         self,
         start: float,
         end: float,
         steps: int,
-        share: Callable[[Tensor], Tensor],
+        progress: Callable[[Tensor], Tensor],
         device: torch.device | str | None,
     ) -> None:
-        super().__init__()
+        super().__init__(device=device)
         self.start = start
         self.end = end
         self.steps = steps
-        # How much of the way from start to end is behind, when so much of the time is.
-        self._share = share
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64, device=device))
+        # Maps elapsed time in [0, 1] to progress in [0, 1].
+        self._progress = progress
 
     def forward(self) -> Tensor:
-        """The present value, a scalar of float32."""
-        # float64 where there is one: float32 does not tell the steps beyond 16 million apart.
-        exact = torch.float32 if self.count.device.type == "mps" else torch.float64
-        return self._value((self.count.to(exact) / self.steps).clamp(max=1.0)).float()
+        """Return the present value, a scalar of float32."""
+        self.note_forward()
+        # float32 cannot tell steps beyond 16 million apart; MPS has no float64.
+        exact = torch.float32 if self.step_count.device.type == "mps" else torch.float64
+        return self._value((self.step_count.to(exact) / self.steps).clamp(max=1.0)).float()
 
     def at(self, step: int) -> float:
-        """The value after so many steps."""
-        done = min(max(step / self.steps, 0.0), 1.0)
-        return self._value(torch.tensor(done, dtype=torch.float64)).item()
+        """Return the value after so many steps."""
+        elapsed = min(max(step / self.steps, 0.0), 1.0)
+        return self._value(torch.tensor(elapsed, dtype=torch.float64)).item()
 
-    @torch.no_grad()
-    def step(self) -> None:
-        """Go on by one step."""
-        # A new tensor: what a compiled step keeps of the old one for its backward pass has to stay.
-        self.count = self.count + 1
-
-    def _value(self, done: Tensor) -> Tensor:
-        share = self._share(done)
-        return (1 - share) * self.start + share * self.end
+    def _value(self, elapsed: Tensor) -> Tensor:
+        progress = self._progress(elapsed)
+        return (1 - progress) * self.start + progress * self.end
 
 
-def _along_a_cosine(done: Tensor) -> Tensor:
-    return (1 - torch.cos(math.pi * done)) / 2
+def _cosine_progress(elapsed: Tensor) -> Tensor:
+    return (1 - torch.cos(math.pi * elapsed)) / 2
 
 
-def _along_a_line(done: Tensor) -> Tensor:
-    return done
+def _linear_progress(elapsed: Tensor) -> Tensor:
+    return elapsed
 
 
-def _at_once(done: Tensor) -> Tensor:
-    return (done >= 1).to(done.dtype)
+def _step_progress(elapsed: Tensor) -> Tensor:
+    return (elapsed >= 1).to(elapsed.dtype)
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True)
 class CosineSchedule(_Schedule):
     r"""A number that changes along half a cosine.
 
-    After $t$ of $T$ steps it is
+    After $t$ of $T$ optimizer steps it is
 
     $$b + (a - b)\, \frac{1 + \cos(\pi\, \min(t/T, 1))}{2}.$$
 
-    The number of steps lies in a buffer: it is saved with `state_dict`, and a compiled step that
-    uses the value is not compiled again when it changes. In front of a penalty
-    [`Scheduled`][gan_blocks.Scheduled] calls it; elsewhere multiply a term by `schedule()` and call
-    `schedule.step()` once in each step of the training.
+    [`Scheduled`][gan_blocks.Scheduled] multiplies a penalty by it. Elsewhere multiply a term of the loss
+    by `schedule()`. It advances with an optimizer: call [`follow`][gan_blocks.follow]`(optimizer,
+    schedule)` once, or `schedule.step()` after each step. Calling it changes nothing. The number of
+    steps is a buffer, so it is saved, and a compiled step is not compiled again when it changes.
 
     Args:
         start: $a$.
-        end: $b$, also from then on.
+        end: $b$, the value after $T$ steps.
         steps: $T$.
         device: Where the buffer is made.
 
@@ -110,19 +103,19 @@ class CosineSchedule(_Schedule):
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(start, end, steps, _along_a_cosine, device)
+        super().__init__(start, end, steps, _cosine_progress, device)
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True)
 class LinearSchedule(_Schedule):
     r"""A number that changes along a line.
 
-    After $t$ of $T$ steps it is $a + (b - a) \min(t/T, 1)$. It is used as
+    After $t$ of $T$ optimizer steps it is $a + (b - a) \min(t/T, 1)$. Use it as
     [`CosineSchedule`][gan_blocks.CosineSchedule].
 
     Args:
         start: $a$.
-        end: $b$, also from then on.
+        end: $b$, the value after $T$ steps.
         steps: $T$.
         device: Where the buffer is made.
 
@@ -148,15 +141,15 @@ class LinearSchedule(_Schedule):
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(start, end, steps, _along_a_line, device)
+        super().__init__(start, end, steps, _linear_progress, device)
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True)
 class StepSchedule(_Schedule):
-    r"""A number that changes at once.
+    r"""A number that jumps from one value to another.
 
-    It is $a$ for the first $T$ steps and $b$ from then on: with $a = 0$ an adversarial loss that
-    sets in once the autoencoder draws something. It is used as
+    It is $a$ for the first $T$ optimizer steps and $b$ from then on. With $a = 0$ it switches an
+    adversarial loss on once the autoencoder reconstructs well. Use it as
     [`CosineSchedule`][gan_blocks.CosineSchedule].
 
     Args:
@@ -187,4 +180,4 @@ class StepSchedule(_Schedule):
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(start, end, steps, _at_once, device)
+        super().__init__(start, end, steps, _step_progress, device)

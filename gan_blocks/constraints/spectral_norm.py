@@ -1,6 +1,7 @@
 """Spectral normalisation of a whole network."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -132,6 +133,17 @@ class SpectralNorm:
         return any(
             isinstance(each, OperatorNorm | parametrizations._SpectralNorm) for each in found
         )
+
+
+def spectral_norms(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield layer, name and parametrization of each spectrally normalized tensor of a module."""
+    for layer in module.modules():
+        if not parametrize.is_parametrized(layer):
+            continue
+        for name, chain in layer.parametrizations.items():  # type: ignore[union-attr]
+            for each in chain:
+                if isinstance(each, OperatorNorm | parametrizations._SpectralNorm):
+                    yield layer, name, each
 
 
 def _check(name: str, layer: Any) -> None:

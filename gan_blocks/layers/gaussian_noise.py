@@ -1,8 +1,9 @@
 """Instance noise."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gan_blocks.authoring import Clocked
 from gan_blocks.distributed import draw
 from gan_blocks.lipschitz import lipschitz_rule
 from gan_blocks.spec import block
@@ -10,22 +11,21 @@ from gan_blocks.types import ALL_FLOATS, NonNegativeFloat, NonNegativeInt
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
-class GaussianNoise(nn.Module):
-    r"""Adds noise to what a discriminator sees, while it trains.
+class GaussianNoise(Clocked):
+    r"""Adds Gaussian noise to the discriminator's input during training.
 
     $$y = x + \sigma_t\, \varepsilon, \qquad \varepsilon \sim N(0, I), \qquad
       \sigma_t = \sigma \max(0, 1 - t/T).$$
 
-    Noise on real and generated samples alike ("instance noise") makes the two distributions overlap,
-    so that the optimal discriminator is finite and its gradient useful; with a logistic loss it damps
-    the Dirac-GAN. It is lowered to 0 in the course of training: call
-    [`step`][gan_blocks.GaussianNoise.step] once for each training step. The number of steps lies in
-    `state_dict`.
+    Noise on real and generated samples alike ("instance noise") makes the two distributions overlap, so
+    that the optimal discriminator is finite and its gradient useful; with a logistic loss it damps the
+    Dirac-GAN. $t$ counts optimizer steps: call [`follow`][gan_blocks.follow]`(optimizer, critic)` once,
+    with the critic that holds the layer, or `noise.step()` after each step.
 
     Args:
         std: $\sigma$ at the start, in the unit of the samples.
-        anneal_steps: $T$, after how many steps the noise is gone; 0 to keep it as it is.
-        device: Where the number of steps lies.
+        anneal_steps: $T$, the number of steps after which the noise is 0; with 0 it stays at $\sigma$.
+        device: Where the buffer is made.
 
     Shape:
         Any, to the same. In evaluation mode the input itself.
@@ -51,8 +51,6 @@ class GaussianNoise(nn.Module):
         Nowozin, 2018, arXiv:1801.04406, section 3.2.
     """
 
-    steps: Tensor
-
     def __init__(
         self,
         std: NonNegativeFloat = 0.1,
@@ -60,22 +58,15 @@ class GaussianNoise(nn.Module):
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(device=device)
         self.std = std
         self.anneal_steps = anneal_steps
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=device))
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Count one training step."""
-        # A new tensor: what a compiled step keeps of the old one for its backward pass has to stay.
-        self.steps = self.steps + 1
 
     def current_std(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        r"""$\sigma_t$."""
-        left = (
-            1 - self.steps / self.anneal_steps if self.anneal_steps else torch.ones_like(self.steps)
-        )
+        r"""Return $\sigma_t$."""
+        left = torch.ones_like(self.step_count)
+        if self.anneal_steps:
+            left = 1 - self.step_count / self.anneal_steps
         return self.std * left.clamp(min=0).to(dtype)
 
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -84,6 +75,8 @@ class GaussianNoise(nn.Module):
             raise TypeError(f"GaussianNoise takes floating-point samples, got {x.dtype}")
         if not self.training:
             return x
+        if self.anneal_steps:
+            self.note_forward()
         noise = draw(torch.randn, x.shape, x.device, generator, x.dtype)
         return x + self.current_std(x.dtype) * noise
 

@@ -1,27 +1,32 @@
-"""A penalty on some steps only."""
+"""A penalty that is applied every k steps."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gan_blocks.authoring import Clocked
 from gan_blocks.spec import block
 from gan_blocks.types import Critic, Penalty, PositiveInt
 
 
 @block(double_backward=True, autocast=True, distributed=True)
-class Lazy(nn.Module):
-    r"""Lazy regularisation: a penalty on some steps only, and stronger there.
+class Lazy(Clocked):
+    r"""Lazy regularization: applies a penalty only every k steps, k times as strong.
 
-    The first call gives $k$ times the penalty, the next $k - 1$ calls give 0 without touching the
-    critic, and so on. On average the gradient is that of the penalty on every step, at $1/k$ of its
-    cost. The number of calls lies in `state_dict`, and stands still in evaluation mode. It is a Python
-    number, so a compiled step would be compiled for each of its values: compile the step with the
-    penalty and the one without, and choose by [`is_due`][gan_blocks.Lazy.is_due].
+    On the first optimizer step it gives $k$ times the penalty, on the next $k - 1$ steps it gives 0
+    without running the critic, and so on. On average the gradient is that of the penalty on every step,
+    at $1/k$ of its cost. All forwards of one step agree, so the parts of an accumulated batch are
+    treated alike.
 
-    StyleGAN2 steps Adam for the penalty by itself, so $k + 1$ times where it would step $k$ times. To
-    make up for it, it multiplies the learning rate by $c = k/(k+1)$ and raises both $\beta$ to the power
-    $c$; [`adam`][gan_blocks.Lazy.adam] computes them. A penalty that is added to the loss adds no step.
+    It advances with the critic's optimizer: call [`follow`][gan_blocks.follow]`(optimizer, penalty)`
+    once, or `penalty.step()` after each step. A compiled step is compiled twice, with the penalty and
+    without.
+
+    StyleGAN2 gives the penalty an Adam step of its own, so $k + 1$ steps instead of $k$. To compensate,
+    it multiplies the learning rate by $c = k/(k+1)$ and raises both $\beta$ to the power $c$.
+    [`adam`][gan_blocks.Lazy.adam] computes them for a loop that does so. There, step the penalty by hand
+    once per iteration. A penalty that is added to the loss needs no compensation.
 
     Args:
         penalty: Which penalty.
@@ -35,9 +40,10 @@ class Lazy(nn.Module):
         >>> from gan_blocks import MLPDiscriminator, R1Penalty
         >>> critic, penalty = MLPDiscriminator((2,)), Lazy(R1Penalty(gamma=1.0), every=4)
         >>> real, fake = torch.randn(2, 8, 2)
-        >>> [bool(penalty(critic, real, fake) > 0) for _ in range(5)]
-        [True, False, False, False, True]
-        >>> optimiser = torch.optim.Adam(critic.parameters(), **penalty.adam(2e-3, (0.0, 0.99)))
+        >>> for _ in range(5):
+        ...     print(bool(penalty(critic, real, fake) > 0), end=" ")
+        ...     penalty.step()
+        True False False False True
 
     Reference:
         Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020,
@@ -48,11 +54,19 @@ class Lazy(nn.Module):
         super().__init__()
         self.penalty = penalty
         self.every = every
-        self.calls = 0
+        self._set_count(0)
 
     def is_due(self) -> bool:
-        """Whether the next call computes the penalty."""
-        return self.calls % self.every == 0
+        """Return whether the penalty is computed in the present step."""
+        return self._due
+
+    def on_step(self) -> None:
+        self._set_count(self._count + 1)
+
+    def _set_count(self, count: int) -> None:
+        # A copy of `step_count` in Python: reading the buffer would wait for the device.
+        self._count = count
+        self._due = count % self.every == 0
 
     def forward(
         self,
@@ -62,30 +76,25 @@ class Lazy(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The penalty times `every` where it is due, else 0."""
+        """Return the penalty times `every` where it is due, else 0."""
         samples = [x for x in (real, fake) if isinstance(x, Tensor)]
         if not samples:
             raise TypeError("the penalty needs a tensor of samples, got neither real nor fake ones")
-        if self.is_due():
-            value = self.every * self.penalty(critic, real, fake, generator=generator)  # type: ignore[arg-type]
-        else:
-            value = torch.zeros((), device=samples[0].device)
-        if self.training:
-            self.calls += 1
-        return value
+        self.note_forward(required=True)
+        if not self._due:
+            return torch.zeros((), device=samples[0].device)
+        return self.every * self.penalty(critic, real, fake, generator=generator)  # type: ignore[arg-type]
 
     def adam(self, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> dict[str, Any]:
-        """Adam's arguments, adjusted as in StyleGAN2.
+        """Return Adam's arguments, adjusted as in StyleGAN2.
 
         Args:
-            lr: The learning rate without lazy regularisation.
-            betas: Likewise.
+            lr: The learning rate without lazy regularization.
+            betas: The betas without it.
         """
         c = self.every / (self.every + 1)
         return {"lr": c * lr, "betas": (betas[0] ** c, betas[1] ** c)}
 
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.calls)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self.calls = int(state)
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._set_count(int(self.step_count))

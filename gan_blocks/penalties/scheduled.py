@@ -1,30 +1,35 @@
 """A penalty whose weight changes."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gan_blocks.authoring import Clocked
 from gan_blocks.spec import block
 from gan_blocks.types import Critic, Penalty, Schedule
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True)
-class Scheduled(nn.Module):
-    r"""A penalty times a number that changes as the training goes on.
+class Scheduled(Clocked):
+    r"""Multiplies a penalty by a schedule.
 
-    The first call has the schedule's value at step 0, the next one that at step 1, and so on; in
-    evaluation mode the schedule stands still. So one call belongs to one step of the critic. Give
-    the penalty the weight 1, and the schedule's values are the weight.
+    In the first optimizer step the factor is the schedule's value at step 0, in the next one that at
+    step 1, and so on. Give the penalty the weight 1, and the schedule's values are the weight.
 
-    Around [`Lazy`][gan_blocks.Lazy] every step counts; inside it, only those on which the penalty is
-    due. The count lies in a buffer: it is saved, and a compiled step is not compiled again when it
-    changes.
+    It advances with the critic's optimizer: call [`follow`][gan_blocks.follow]`(optimizer, penalty)`
+    once, or `penalty.step()` after each step. Around [`Lazy`][gan_blocks.Lazy] or inside it, every step
+    counts.
 
     Args:
         penalty: Which penalty.
-        schedule: What it is multiplied by.
+        schedule: Its factor, such as [`CosineSchedule`][gan_blocks.CosineSchedule]; one of your own
+        derives
+            from [`Clocked`][gan_blocks.authoring.Clocked].
 
     Shape:
         As the penalty's.
+
+    Raises:
+        ValueError: If the schedule is not clocked, so that it would stay at its first value.
 
     Example:
         >>> import torch
@@ -32,6 +37,7 @@ class Scheduled(nn.Module):
         >>> critic, real = MLPDiscriminator((2,)), torch.randn(8, 2)
         >>> penalty = Scheduled(R1Penalty(gamma=1.0), CosineSchedule(2.0, 0.2, steps=100))
         >>> torch.testing.assert_close(penalty(critic, real), 2 * R1Penalty(gamma=1.0)(critic, real))
+        >>> penalty.step()
 
     Reference:
         Huang et al., "The GAN is dead; long live the GAN! A Modern GAN Baseline", 2024,
@@ -40,6 +46,11 @@ class Scheduled(nn.Module):
 
     def __init__(self, penalty: Penalty, schedule: Schedule) -> None:
         super().__init__()
+        if not isinstance(schedule, Clocked):
+            raise ValueError(
+                "schedule should derive from gan_blocks.authoring.Clocked, which advances it with the "
+                f"optimizer, got {type(schedule).__name__}"
+            )
         self.penalty = penalty
         self.schedule = schedule
 
@@ -51,7 +62,7 @@ class Scheduled(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The penalty, its weight and the schedule's value included.
+        """Return the penalty times the schedule's present value.
 
         Args:
             critic: The critic, or any function of a batch.
@@ -59,8 +70,5 @@ class Scheduled(nn.Module):
             fake: Generated samples.
             generator: Passed on.
         """
-        value = self.penalty(critic, real, fake, generator=generator)  # type: ignore[arg-type]
-        weight = self.schedule()
-        if self.training:
-            self.schedule.step()
-        return weight * value
+        self.note_forward(required=True)
+        return self.schedule() * self.penalty(critic, real, fake, generator=generator)  # type: ignore[arg-type]

@@ -1,0 +1,5 @@
+"""What authors of blocks import, ours and third parties'."""
+
+from gan_blocks.authoring.clock import Averaging, Clocked
+
+__all__ = ["Averaging", "Clocked"]

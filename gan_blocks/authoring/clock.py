@@ -1,0 +1,354 @@
+"""One clock for everything that changes from step to step: the optimizer's.
+
+A block that counts (a schedule, a lazy penalty) or averages (LeCam, path length) derives from
+[`Clocked`][gan_blocks.authoring.Clocked]. It advances once per optimizer step, so it does not matter how
+often its `forward` runs in between: with gradient accumulation, under activation checkpointing, or for a
+line in a log.
+"""
+
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gan_blocks.precision import WideBuffers
+
+FORGOTTEN = 256
+"""So many forwards without a step mean that nobody steps the block."""
+
+_leaders: "weakref.WeakKeyDictionary[Clocked, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
+"""The optimizer that each block follows. Kept outside of the block, so that a copy follows nothing."""
+
+_pooling = threading.Lock()
+
+
+class Clocked(WideBuffers):
+    """A block that advances once per optimizer step.
+
+    `forward` reads the state and leaves it as it is; [`on_step`][gan_blocks.authoring.Clocked.on_step]
+    changes it. [`follow`][gan_blocks.follow] calls it after each step of an optimizer, and
+    [`step`][gan_blocks.authoring.Clocked.step] calls it by hand.
+
+    Args:
+        device: Where the buffer is made.
+
+    Attributes:
+        step_count: How many optimizer steps the block has seen, an integer in a buffer.
+
+    Example:
+        >>> import torch
+        >>> from gan_blocks.authoring import Clocked
+        >>> class Countdown(Clocked):
+        ...     def forward(self):
+        ...         return (3 - self.step_count).clamp(min=0)
+        >>> countdown = Countdown()
+        >>> [int(countdown()), int(countdown())]
+        [3, 3]
+        >>> countdown.step()
+        >>> int(countdown())
+        2
+    """
+
+    step_count: Tensor
+
+    steps_children = True
+    """Whether a step of this block is also one of the clocked blocks inside of it."""
+
+    def __init__(self, *, device: torch.device | str | int | None = None) -> None:
+        super().__init__()
+        self.register_buffer("step_count", torch.zeros((), dtype=torch.int64, device=device))
+        self._forwards_since_step = 0
+
+    def step(self) -> None:
+        """Advance by one optimizer step, with the clocked blocks inside this one.
+
+        Raises:
+            RuntimeError: If the block follows an optimizer.
+        """
+        step(self)
+
+    def on_step(self) -> None:
+        """Change the state by one optimizer step. Does nothing by default; override it.
+
+        `step_count` is still the number of steps before this one. It runs without gradients.
+        """
+
+    def check_can_step(self) -> None:
+        """Raise `ValueError` if something is missing that a step needs. Override it."""
+
+    def note_forward(self, *, required: bool = False) -> None:
+        """Notice that nobody steps the block; call it in a `forward` that needs the steps.
+
+        Only forwards that train count: in training mode, with gradients, outside of compiled graphs.
+
+        Args:
+            required: Whether a block that never advances trains something else than was asked for, so
+                that it is an error. Otherwise it is a warning.
+
+        Raises:
+            RuntimeError: At the 256th forward since the last step, if `required`.
+        """
+        if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
+            return
+        self._forwards_since_step += 1
+        if self._forwards_since_step < FORGOTTEN:
+            return
+        name = type(self).__name__
+        message = (
+            f"{name} has run {FORGOTTEN} times without an optimizer step: call "
+            "gan_blocks.follow(optimizer, block) once before training, or block.step() after each "
+            "optimizer.step()"
+        )
+        if required:
+            raise RuntimeError(message)
+        if self._forwards_since_step == FORGOTTEN:
+            warnings.warn(message, stacklevel=3)
+
+    @torch.no_grad()
+    def _advance(self) -> None:
+        self._forwards_since_step = 0
+        self.on_step()
+        # Rebind instead of adding in place: a compiled step may have saved the old tensor for backward.
+        self.step_count = self.step_count + 1
+
+
+class Averaging(Clocked):
+    """A clocked block that averages a statistic of the batch over steps.
+
+    `forward` hands the statistic of its batch to [`pool`][gan_blocks.authoring.Averaging.pool]. At the
+    step the mean over all samples since the last step arrives in
+    [`commit`][gan_blocks.authoring.Averaging.commit]. So the state is that of the whole batch, in
+    however many parts it went through the block.
+
+    Args:
+        shape: Of the statistic.
+        device: Where the buffers are made.
+
+    Example:
+        >>> import torch
+        >>> from gan_blocks.authoring import Averaging
+        >>> class MeanLogit(Averaging):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.register_buffer("mean", torch.zeros(()))
+        ...     def forward(self, logits):
+        ...         self.pool(logits.mean(), len(logits))
+        ...         return (logits - self.mean).square().mean()
+        ...     def commit(self, value, seen):
+        ...         self.mean = torch.where(seen, value, self.mean)
+        >>> block = MeanLogit()
+        >>> _ = block(torch.tensor([1.0, 2.0, 3.0])), block(torch.tensor([6.0]))
+        >>> block.step()
+        >>> block.mean
+        tensor(3.)
+    """
+
+    pooled: Tensor
+    pooled_samples: Tensor
+
+    wide_buffers = ("pooled", "pooled_samples")  # a mean of many parts
+
+    def __init__(
+        self, shape: tuple[int, ...] = (), *, device: torch.device | str | int | None = None
+    ) -> None:
+        super().__init__(device=device)
+        # Not saved: between two steps there is nothing to go on from.
+        self.register_buffer("pooled", torch.zeros(shape, device=device), persistent=False)
+        self.register_buffer("pooled_samples", torch.zeros(shape, device=device), persistent=False)
+
+    def pool(self, value: Tensor, samples: Tensor | float) -> None:
+        """Add the statistic of a batch to those since the last step.
+
+        Nothing is added in evaluation mode or without gradients, where nothing trains. Entries that are
+        not finite are left out: a step that overflows under a gradient scaler leaves no trace.
+
+        Args:
+            value: The statistic, of the shape that the block was made with; a mean over samples.
+            samples: Over how many, of the same shape or a number.
+        """
+        self.note_forward()
+        if not (self.training and torch.is_grad_enabled()):
+            return
+        value = value.detach().to(self.pooled)
+        if torch.compiler.is_compiling():
+            self._pool(value, samples)
+        else:
+            with _pooling:  # two threads may train on one block
+                self._pool(value, samples)
+
+    @torch.no_grad()
+    def _pool(self, value: Tensor, samples: Tensor | float) -> None:
+        added = torch.where(value.isfinite(), samples, 0.0).to(self.pooled_samples)
+        total = self.pooled_samples + added
+        # In this form one batch gives its own value, and the same batch again changes no bit.
+        share = added / torch.where(total > 0, total, 1)
+        change = torch.where(value.isfinite(), value, 0) - self.pooled
+        self.pooled = self.pooled + share * change
+        self.pooled_samples = total
+
+    def on_step(self) -> None:
+        self.commit(self.pooled, self.pooled_samples > 0)
+        self.pooled = torch.zeros_like(self.pooled)
+        self.pooled_samples = torch.zeros_like(self.pooled_samples)
+
+    def commit(self, value: Tensor, seen: Tensor) -> None:
+        """Update the state at a step. Override it.
+
+        Args:
+            value: The mean of the statistic over all samples since the last step.
+            seen: Where there were any, true or false for each entry.
+        """
+        raise NotImplementedError
+
+
+class Following:
+    """What [`follow`][gan_blocks.follow] returns."""
+
+    def __init__(self, hook: Any, blocks: list[Clocked]) -> None:
+        self._hook, self._blocks = hook, blocks
+
+    def remove(self) -> None:
+        """Follow no longer. The blocks keep their state, and can be stepped by hand."""
+        self._hook.remove()
+        for block in self._blocks:
+            _leaders.pop(block, None)
+        self._blocks = []
+
+
+def follow(optimizer: Any, *modules: nn.Module) -> Following:
+    """Advance blocks with an optimizer: each step of it is one of theirs.
+
+    Call it once, before training. A block follows the optimizer of the side whose loss it is in:
+    penalties, LeCam and noise in the critic that of the critic, path length and [`EMA`][gan_blocks.EMA]
+    that of the generator. A step that a gradient scaler skips does not count.
+
+    Args:
+        optimizer: An optimizer of `torch.optim` or derived from one, or what Accelerate or Lightning
+        have
+            wrapped around it.
+        modules: Blocks, or networks with blocks inside. Each clocked block among them follows, however
+            often it occurs; the others, such as `R1Penalty`, have nothing to advance.
+
+    Returns:
+        A handle with `remove()`.
+
+    Raises:
+        TypeError: If the optimizer has no hook after its step, or something is not a module.
+        RuntimeError: If a block follows an optimizer already.
+        ValueError: If a block lacks something that its steps need.
+
+    Example:
+        >>> import torch
+        >>> import gan_blocks
+        >>> from gan_blocks import CosineSchedule, MLPDiscriminator, R1Penalty, Scheduled
+        >>> critic = MLPDiscriminator((2,))
+        >>> penalty = Scheduled(R1Penalty(gamma=1.0), CosineSchedule(1.0, 0.0, steps=2))
+        >>> optimizer = torch.optim.Adam(critic.parameters())
+        >>> handle = gan_blocks.follow(optimizer, penalty)
+        >>> for _ in range(2):
+        ...     penalty(critic, torch.randn(8, 2)).backward()
+        ...     optimizer.step()
+        >>> penalty.schedule()
+        tensor(0.)
+    """
+    optimizer = _inner_optimizer(optimizer)
+    blocks = list(_clocked_in(modules))
+    for block in blocks:
+        if follows(block):
+            raise RuntimeError(
+                f"{type(block).__name__} follows an optimizer already, so each step would count twice; "
+                "call remove() on the handle of the first follow"
+            )
+        block.check_can_step()
+
+    def after_step(optimizer: Any, *_: Any) -> None:
+        # Fused optimizers are called on steps that a gradient scaler skips, too, and skip them inside.
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and bool(found_inf):
+            return
+        for block in blocks:
+            block._advance()
+
+    try:
+        hook = optimizer.register_step_post_hook(after_step)
+    except AttributeError:
+        raise TypeError(
+            f"optimizer should be a torch.optim.Optimizer, got {type(optimizer).__name__}, which has no "
+            "register_step_post_hook; call gan_blocks.step(*modules) after each of its steps"
+        ) from None
+    for block in blocks:
+        _leaders[block] = weakref.ref(optimizer)
+    return Following(hook, blocks)
+
+
+def step(*modules: nn.Module) -> None:
+    """Advance blocks by one optimizer step, by hand.
+
+    Call it after each step of the optimizer where [`follow`][gan_blocks.follow] cannot do it.
+
+    Args:
+        modules: Blocks, or networks with blocks inside. Each clocked block among them advances once,
+            however often it occurs; the others have nothing to advance.
+
+    Raises:
+        RuntimeError: If a block follows an optimizer, which advances it.
+        TypeError: If something is not a module.
+
+    Example:
+        >>> import gan_blocks
+        >>> from gan_blocks import LinearSchedule
+        >>> weight = LinearSchedule(start=0.0, end=1.0, steps=4)
+        >>> gan_blocks.step(weight)
+        >>> weight()
+        tensor(0.2500)
+    """
+    blocks = list(_clocked_in(modules))
+    for block in blocks:
+        if follows(block):
+            raise RuntimeError(
+                f"{type(block).__name__} follows an optimizer, whose step advances it; drop the step by "
+                "hand, or call remove() on the handle that follow returned"
+            )
+        block.check_can_step()
+    for block in blocks:
+        block._advance()
+
+
+def follows(block: Clocked) -> bool:
+    """Whether a block advances with an optimizer that still exists."""
+    leader = _leaders.get(block)
+    return leader is not None and leader() is not None
+
+
+def _clocked_in(modules: tuple[Any, ...]) -> Iterator[Clocked]:
+    """Each clocked block once."""
+    seen: set[nn.Module] = set()
+
+    def walk(module: nn.Module) -> Iterator[Clocked]:
+        if module in seen:
+            return
+        seen.add(module)
+        if isinstance(module, Clocked):
+            yield module
+        if getattr(module, "steps_children", True):
+            for child in module.children():
+                yield from walk(child)
+
+    for module in modules:
+        if not isinstance(module, nn.Module):
+            hint = "; pass its items one by one" if isinstance(module, list | tuple) else ""
+            raise TypeError(f"modules should be torch modules, got {type(module).__name__}{hint}")
+    for module in modules:
+        yield from walk(module)
+
+
+def _inner_optimizer(optimizer: Any) -> Any:
+    """The optimizer that steps inside of what Accelerate or Lightning have wrapped around it."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return optimizer
