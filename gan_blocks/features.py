@@ -150,16 +150,17 @@ class _Here(threading.local):
 
 _here = _Here()
 _lock = threading.Lock()
+_MARK = "_gan_blocks_hooked"
+"""An attribute of a hooked layer. It is copied and pickled with the layer, as the hook is."""
 
 
 def _listen(module: nn.Module) -> None:
     """Hook a layer, once. Adding a hook in each forward would disturb the other threads."""
-    # The mark is copied and pickled with the layer, as its hooks are.
-    if not getattr(module, "_gan_blocks_hooked", False):
+    if not getattr(module, _MARK, False):
         with _lock:
-            if not getattr(module, "_gan_blocks_hooked", False):
+            if not getattr(module, _MARK, False):
                 module.register_forward_hook(_tell)
-                module._gan_blocks_hooked = True
+                setattr(module, _MARK, True)
 
 
 def _tell(module: nn.Module, arguments: Any, output: Any) -> None:
