@@ -9,7 +9,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar, get_type_hints, overload
+from typing import Any, TypeVar, get_args, get_type_hints, overload
 
 import pydantic
 from pydantic import Field, ValidationError
@@ -17,6 +17,7 @@ from torch import nn
 
 from gan_blocks._arguments import field_type, problems_of, tell_renamed
 from gan_blocks.errors import InvalidArgumentsError, Problem
+from gan_blocks.types import Compares, Side
 
 _OPTIONS = ("device", "dtype")
 """Where a block is built, not what it is: these stay outside the spec."""
@@ -32,16 +33,43 @@ class Capabilities:
         autocast: It works inside ``torch.autocast`` and stays close to float32.
         distributed: Processes that each hold a part of the batch together give the result and the
             gradient of one process that holds all of it.
-        batch_dependent: A sample's result depends on the other samples of the batch, on purpose.
+        batch_dependent: Why a sample's result depends on the other samples of the batch, in words.
+            Empty if it does not: then a batch in parts gives the result of the whole batch.
+        moves_in_forward: Its buffers change in `forward` in training mode, as those of batch norm and
+            of spectral norm do. Whatever else counts or averages is a
+            [`Clocked`][gan_blocks.authoring.Clocked] block.
+        side: The side whose loss an auxiliary term belongs to.
+        compares: What an auxiliary term is called with.
         dtypes: The dtypes of input it accepts.
+
+    Raises:
+        TypeError: If a promise is of another type, a reason is missing for instance.
     """
 
     double_backward: bool = False
     compile: bool = False
     autocast: bool = False
     distributed: bool = False
-    batch_dependent: bool = False
+    batch_dependent: str = ""
+    moves_in_forward: bool = False
+    side: Side | None = None
+    compares: Compares | None = None
     dtypes: tuple[str, ...] = ("float32", "float64")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.batch_dependent, str):
+            raise TypeError(
+                "batch_dependent should say in words why a sample's result depends on the rest of the "
+                f'batch, such as "it compares means of the batch", got {self.batch_dependent!r}'
+            )
+        for name, words in (("side", get_args(Side)), ("compares", get_args(Compares))):
+            value = getattr(self, name)
+            if value is not None and value not in words:
+                raise TypeError(f"{name} should be one of {', '.join(words)}, got {value!r}")
+        if (self.side is None) != (self.compares is None):
+            raise TypeError(
+                "an auxiliary term declares both side and compares; other blocks neither"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -206,7 +234,10 @@ def block(
     compile: bool = False,
     autocast: bool = False,
     distributed: bool = False,
-    batch_dependent: bool = False,
+    batch_dependent: str = "",
+    moves_in_forward: bool = False,
+    side: Side | None = None,
+    compares: Compares | None = None,
     dtypes: tuple[str, ...] = ("float32", "float64"),
     formerly: Sequence[str] = (),
     renamed: Mapping[str, str] | None = None,

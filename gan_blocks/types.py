@@ -38,7 +38,26 @@ Comparison = Literal["softplus", "least_squares", "hinge"]
 ALL_FLOATS = ("float16", "bfloat16", "float32", "float64")
 """For the capability record of a block that computes half precision in float32."""
 
-Kind = Literal["layer", "loss", "auxiliary", "divergence", "penalty", "constraint", "network"]
+Kind = Literal[
+    "layer", "loss", "auxiliary", "schedule", "divergence", "penalty", "constraint", "network"
+]
+
+Side = Literal["critic", "generator", "both"]
+"""The side whose loss an auxiliary term belongs to; `both` may stand in either."""
+
+Compares = Literal[
+    "features", "feature_lists", "logits", "augmented_logits", "samples", "module", "other"
+]
+"""What an auxiliary term is called with:
+
+- `features`: a real and a generated tensor of features, for each layer in turn.
+- `feature_lists`: the real and the generated features of all layers, as lists.
+- `logits`: the critic's logits of real and of generated samples.
+- `augmented_logits`: its logits of some samples and of their augmented copies, in the same order.
+- `samples`: real samples and generated ones that belong together.
+- `module`: the network of the side.
+- `other`: a call of its own, which no general loop can make.
+"""
 
 Logits = Tensor | Sequence[Tensor]
 """One tensor of realness logits, or one per sub-discriminator."""

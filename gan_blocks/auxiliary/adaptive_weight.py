@@ -9,7 +9,14 @@ from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, PositiveFloat
 
 
-@block(autocast=True, distributed=True, dtypes=ALL_FLOATS)
+@block(
+    autocast=True,
+    distributed=True,
+    batch_dependent="the weight is a ratio of gradient norms of the whole batch",
+    side="generator",
+    compares="other",
+    dtypes=ALL_FLOATS,
+)
 class AdaptiveWeight(nn.Module):
     r"""The weight at which the adversarial loss pulls as hard as the reconstruction.
 

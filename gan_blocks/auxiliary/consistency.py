@@ -7,7 +7,15 @@ from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Logits, NonNegativeFloat
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    side="critic",
+    compares="augmented_logits",
+    dtypes=ALL_FLOATS,
+)
 class ConsistencyRegularizer(nn.Module):
     r"""Asks the discriminator to judge a sample and its augmented copy alike.
 

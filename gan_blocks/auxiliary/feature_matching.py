@@ -10,7 +10,16 @@ from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="it compares means of the batch",
+    side="generator",
+    compares="features",
+    dtypes=ALL_FLOATS,
+)
 class FeatureMatchingLoss(nn.Module):
     r"""Asks the generator to match the mean features of real samples in the discriminator.
 

@@ -12,7 +12,14 @@ from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, DecayRate, PositiveFloat
 
 
-@block(autocast=True, distributed=True, dtypes=ALL_FLOATS)
+@block(
+    autocast=True,
+    distributed=True,
+    batch_dependent="each gradient is divided by its norm over the batch",
+    side="generator",
+    compares="other",
+    dtypes=ALL_FLOATS,
+)
 class GradientBalancer(Averaging):
     r"""Gives each loss a fixed share of the gradient that reaches the generator's output.
 

@@ -10,7 +10,12 @@ from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 
 
-@block(double_backward=True, distributed=True)
+@block(
+    double_backward=True,
+    distributed=True,
+    side="both",
+    compares="module",
+)
 class HistoricalAveraging(Clocked):
     r"""Penalizes the distance of a network's weights from their average over past steps.
 

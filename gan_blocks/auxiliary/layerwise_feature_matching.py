@@ -19,7 +19,16 @@ Features = Maps | Sequence[Maps]
 """The maps of one discriminator, or one such list per sub-discriminator."""
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="`relative` divides by the mean size of the batch's real maps",
+    side="generator",
+    compares="feature_lists",
+    dtypes=ALL_FLOATS,
+)
 class LayerwiseFeatureMatchingLoss(nn.Module):
     r"""The distance of a sample from its reconstruction in every layer of the discriminators.
 

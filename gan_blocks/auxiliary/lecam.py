@@ -12,7 +12,16 @@ from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, DecayRate, Logits, NonNegativeFloat, PositiveInt
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="the averages of the logits include the batch at hand",
+    side="critic",
+    compares="logits",
+    dtypes=ALL_FLOATS,
+)
 class LeCamRegularizer(Averaging):
     r"""Keeps a discriminator's logits near their average on the other side, for training on few images.
 

@@ -11,7 +11,12 @@ from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeFloat
 
 
-@block(double_backward=True, distributed=True)
+@block(
+    double_backward=True,
+    distributed=True,
+    side="both",
+    compares="module",
+)
 class OrthogonalRegularizer(nn.Module):
     r"""Pulls the rows of a network's weights towards being orthogonal to each other.
 

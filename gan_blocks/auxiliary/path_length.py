@@ -13,7 +13,13 @@ from gan_blocks.types import DecayRate, NonNegativeFloat
 
 
 @block(
-    double_backward=True, autocast=True, distributed=True, dtypes=("bfloat16", "float32", "float64")
+    double_backward=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="the average path length includes the batch at hand",
+    side="generator",
+    compares="other",
+    dtypes=("bfloat16", "float32", "float64"),
 )
 class PathLengthPenalty(Averaging):
     r"""Penalizes a generator whose images change at different rates in different style directions.

@@ -16,7 +16,9 @@ from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt, Shape
 
 
-@block()
+@block(
+    moves_in_forward=True,
+)
 class SpectralNorm:
     r"""Divides each weight of a module by its largest singular value, whenever it is used.
 

@@ -10,7 +10,14 @@ from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat, PositiveInt, Probability
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="batch norm normalizes by the mean and variance of the batch",
+    moves_in_forward=True,
+)
 class ConditionalBatchNorm2d(nn.Module):
     r"""Batch normalisation whose scale and offset are learned for each class.
 

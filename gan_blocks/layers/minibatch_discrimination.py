@@ -12,7 +12,13 @@ from gan_blocks.spec import block
 from gan_blocks.types import PositiveInt
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="each sample is compared with the others of the batch",
+)
 class MinibatchDiscrimination(nn.Module):
     r"""Tells a discriminator how close each sample is to the others of its batch.
 

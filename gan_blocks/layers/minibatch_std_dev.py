@@ -14,7 +14,7 @@ from gan_blocks.types import ALL_FLOATS, PositiveFloat, PositiveInt
     compile=True,
     autocast=True,
     distributed=True,
-    batch_dependent=True,
+    batch_dependent="it appends the standard deviation over a group of the batch",
     dtypes=ALL_FLOATS,
 )
 class MinibatchStdDev(nn.Module):

@@ -12,7 +12,7 @@ from gan_blocks.types import ALL_FLOATS, PositiveInt
     compile=True,
     autocast=True,
     distributed=True,
-    batch_dependent=True,
+    batch_dependent="consecutive samples become one",
     dtypes=ALL_FLOATS,
 )
 class Packing(JoinsSamples):

@@ -22,7 +22,14 @@ def _convolution(before: int, after: int, size: int, gain: float, options: Any) 
     return layer
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="batch norm normalizes by the mean and variance of the batch",
+    moves_in_forward=True,
+)
 class ResidualUp2d(nn.Module):
     r"""A residual block of a generator, which doubles the map.
 

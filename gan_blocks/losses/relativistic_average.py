@@ -8,7 +8,14 @@ from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Comparison, Logits, PositiveFloat
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="each logit is compared with the mean logit of the other batch",
+    dtypes=ALL_FLOATS,
+)
 class RelativisticAverageLoss(nn.Module):
     r"""The relativistic average loss (RaGAN), which ESRGAN trains with.
 

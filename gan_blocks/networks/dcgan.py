@@ -54,8 +54,14 @@ def _initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-# Batch norm, minibatch discrimination and packing, where they are chosen, mix the batch.
-@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="batch norm, where it is chosen, normalizes by the mean and variance of the batch",
+    moves_in_forward=True,
+)
 class DCGANGenerator(nn.Module):
     r"""The generator of DCGAN: transposed convolutions from a latent vector to an image.
 
@@ -123,8 +129,14 @@ class DCGANGenerator(nn.Module):
         return self.layers(z)
 
 
-# Batch norm, minibatch discrimination and packing, where they are chosen, mix the batch.
-@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="batch norm and minibatch discrimination, where they are chosen, mix the batch",
+    moves_in_forward=True,
+)
 class DCGANDiscriminator(nn.Module):
     r"""The discriminator of DCGAN: strided convolutions from an image to one logit.
 

@@ -45,8 +45,14 @@ def _hidden_layers(
     return layers
 
 
-# Batch norm, where it is chosen, mixes the batch.
-@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="batch norm, where it is chosen, normalizes by the mean and variance of the batch",
+    moves_in_forward=True,
+)
 class MLPGenerator(nn.Module):
     r"""A multilayer perceptron from latent vectors to samples.
 
@@ -112,8 +118,13 @@ class MLPGenerator(nn.Module):
         return self.layers(z)
 
 
-# Minibatch discrimination and packing, where they are chosen, mix the batch.
-@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="minibatch discrimination, where it is chosen, mixes the batch",
+)
 class MLPDiscriminator(nn.Module):
     r"""A multilayer perceptron from samples to logits.
 

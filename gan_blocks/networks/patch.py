@@ -19,8 +19,14 @@ _SLOPE = 0.2
 NORMS: dict[str, Any] = {"instance": nn.InstanceNorm2d, "batch": BatchNorm2d}
 
 
-# Batch norm, where it is chosen, mixes the batch.
-@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="batch norm, where it is chosen, normalizes by the mean and variance of the batch",
+    moves_in_forward=True,
+)
 class PatchDiscriminator(nn.Module):
     r"""pix2pix's discriminator: one logit for each of many overlapping patches.
 
@@ -111,8 +117,14 @@ class PatchDiscriminator(nn.Module):
         return maps
 
 
-# Batch norm, where it is chosen, mixes the batch.
-@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="batch norm, where it is chosen, normalizes by the mean and variance of the batch",
+    moves_in_forward=True,
+)
 class MultiScaleDiscriminator(nn.Module):
     r"""pix2pixHD's discriminator: one `PatchDiscriminator` for each of several sizes of the image.
 

@@ -19,7 +19,14 @@ from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveInt
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="batch norm normalizes by the mean and variance of the batch",
+    moves_in_forward=True,
+)
 class ResNetGenerator(nn.Module):
     r"""The residual generator of SN-GAN, from a latent vector to an image of any size.
 
@@ -113,7 +120,13 @@ class _SumOfPixels(nn.Module):
         return x.relu().sum((2, 3))
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    moves_in_forward=True,
+)
 class ResNetDiscriminator(nn.Module):
     r"""The residual discriminator of SN-GAN, from an image of any size to one logit.
 

@@ -18,6 +18,7 @@ from gan_blocks.types import Combine, Critic, NonNegativeFloat
     compile=True,
     autocast=True,
     distributed=True,
+    batch_dependent="the noise is as large as the standard deviation of the batch",
     dtypes=("bfloat16", "float32", "float64"),
 )
 class DraganPenalty(nn.Module):

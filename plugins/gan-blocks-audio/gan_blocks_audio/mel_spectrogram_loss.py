@@ -19,7 +19,15 @@ from gan_blocks_audio.spectrum import (
 _EPSILON = 1e-9
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    side="generator",
+    compares="samples",
+    dtypes=ALL_FLOATS,
+)
 class MelSpectrogramLoss(nn.Module):
     r"""The distance between the mel spectrograms of a waveform and of its reconstruction.
 

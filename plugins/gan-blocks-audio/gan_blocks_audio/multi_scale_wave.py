@@ -20,7 +20,13 @@ _STRIDES = (1, 2, 2, 4, 4, 1, 1)
 _GROUPS = (1, 4, 16, 16, 16, 16, 1)
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    moves_in_forward=True,
+)
 class MultiScaleWaveDiscriminator(nn.Module):
     r"""HiFi-GAN's multi-scale discriminator: the waveform as it is, and at lower rates.
 

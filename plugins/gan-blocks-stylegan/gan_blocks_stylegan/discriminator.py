@@ -34,7 +34,13 @@ class _ResidualDown(nn.Module):
         return (y + self.shortcut(filtered(x, self.line, (1, 1), stride=2))) / math.sqrt(2)
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, batch_dependent=True)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    batch_dependent="minibatch standard deviation appends a statistic of a group of the batch",
+)
 class StyleGAN2Discriminator(nn.Module):
     r"""StyleGAN2's discriminator: residual, with filtered halving, from an image to one logit.
 
