@@ -1,6 +1,5 @@
 """Spectral normalisation of a whole network."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
