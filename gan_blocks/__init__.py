@@ -1,5 +1,7 @@
 """GAN building blocks for PyTorch."""
 
+from gan_blocks import _environment as _environment  # isort: split
+
 from gan_blocks import _builtins, distributed
 from gan_blocks._builtins import (
     KL,
@@ -76,6 +78,7 @@ from gan_blocks.errors import (
     GanBlocksError,
     InvalidArgumentsError,
     PluginError,
+    ReadOnlyArgumentError,
     RenamedWarning,
     UnknownBlockError,
     UnknownPresetError,
@@ -89,6 +92,7 @@ from gan_blocks.fields import (
     LossSpec,
     NetworkSpec,
     PenaltySpec,
+    ScheduleSpec,
 )
 from gan_blocks.hookspecs import hookimpl
 from gan_blocks.layers.packing import pack
@@ -169,6 +173,7 @@ __all__ = [
     "R2Penalty",
     "R3GANDiscriminator",
     "R3GANGenerator",
+    "ReadOnlyArgumentError",
     "RelativisticAverageLoss",
     "RelativisticLoss",
     "RenamedWarning",
@@ -177,6 +182,7 @@ __all__ = [
     "ResidualDown2d",
     "ResidualUp2d",
     "ReverseKL",
+    "ScheduleSpec",
     "Scheduled",
     "SelfAttention2d",
     "SpectralNorm",

@@ -14,21 +14,31 @@ from pydantic import BeforeValidator, Strict, ValidationError
 from pydantic.types import AllowInfNan
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
+from gan_blocks._calls import expected_call, misfit_of_object
 from gan_blocks.errors import (
     InvalidArgumentsError,
     Problem,
     RenamedWarning,
     UnknownBlockError,
 )
-from gan_blocks.types import AdversarialLoss, Constraint, Divergence, Kind, Penalty, Schedule
+from gan_blocks.types import (
+    AdversarialLoss,
+    Constraint,
+    Divergence,
+    Kind,
+    Network,
+    Penalty,
+    Schedule,
+)
 
-PROTOCOLS: dict[type, Kind] = {
-    AdversarialLoss: "loss",
-    Divergence: "divergence",
-    Penalty: "penalty",
-    Constraint: "constraint",
-    Schedule: "auxiliary",
-}
+PROTOCOLS: tuple[tuple[Any, Kind], ...] = (
+    (AdversarialLoss, "loss"),
+    (Divergence, "divergence"),
+    (Penalty, "penalty"),
+    (Constraint, "constraint"),
+    (Schedule, "schedule"),
+    (Network, "network"),
+)
 """An argument annotated with one of these takes a block of that kind."""
 
 
@@ -150,33 +160,34 @@ class Nested:
     """A field that holds another block: an instance, or a spec to build it from."""
 
     kind: Kind
-    protocol: type
-
-    @property
-    def _noun(self) -> str:
-        return "schedule" if self.protocol is Schedule else self.kind
 
     def validate(self, value: Any, info: core_schema.ValidationInfo) -> Any:
         blocks = cast(Resolver, (info.context or {}).get("resolver", resolver))
         options = (info.context or {}).get("options", {})
         if isinstance(value, Mapping):
             try:
-                value = blocks.build(value, self.kind, **options)
+                return blocks.build(value, self.kind, **options)
             except (InvalidArgumentsError, UnknownBlockError) as error:
                 raise as_validation_error(error) from None
         if isinstance(value, type):
             raise complaint(f"takes an instance, not the class: {value.__name__}(...)")
         if isinstance(value, str):
             raise complaint(
-                f'should be a {self._noun} or a spec of one such as {{"block": "{value}"}}'
+                f'should be a {self.kind} or a spec of one such as {{"block": "{value}"}}'
             )
         actual = blocks.kind_of(type(value))
-        if isinstance(value, self.protocol) and actual in (self.kind, None):
+        if actual == self.kind:
             return value
-        what = f"a {actual}" if actual not in (None, self.kind) else "no such block"
+        # An object of a class that nobody registered may serve as well, if it is called alike.
+        what = misfit_of_object(self.kind, value)
+        if actual:
+            article = "an" if actual == "auxiliary" else "a"
+            what = f"is {article} {actual}; expected {expected_call(self.kind)}"
+        if not what:
+            return value
         raise complaint(
-            f'should be a {self._noun} or a spec of one such as {{"block": NAME}}, '
-            f"got {shown(value)}, which is {what}"
+            f'should be a {self.kind} or a spec of one such as {{"block": NAME}}, '
+            f"got {shown(value)}, which {what}"
         )
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
@@ -189,6 +200,9 @@ class Nested:
 def field_type(annotation: Any) -> Any:
     """The annotation with strict scalars. Whatever no config file can hold raises TypeError."""
     origin, arguments = get_origin(annotation), get_args(annotation)
+    kind = next((kind for protocol, kind in PROTOCOLS if protocol == annotation), None)
+    if kind:
+        return _annotated(Any, Nested(kind))
     if origin is Annotated:
         base, *limits = arguments
         if base in _SCALARS:
@@ -197,8 +211,6 @@ def field_type(annotation: Any) -> Any:
         return _annotated(field_type(base), *limits)
     if annotation in _SCALARS:
         return _annotated(annotation, *_SCALARS[annotation])
-    if annotation in PROTOCOLS:
-        return _annotated(Any, Nested(PROTOCOLS[annotation], annotation))
     if origin is Literal or annotation in (None, NoneType, EllipsisType, ...):
         return annotation
     if origin is tuple:
@@ -209,8 +221,9 @@ def field_type(annotation: Any) -> Any:
         return Union[tuple(map(field_type, arguments))]  # noqa: UP007
     raise TypeError(
         f"{shown(annotation)} cannot stand in a config file: an argument of a block is a number, "
-        "a string, a bool, a tuple or a dict by name of those, a Literal, or another block; tensors "
-        "and networks arrive through methods"
+        "a string, a bool, a tuple or a dict by name of those, a Literal, or another block, which "
+        "gan_blocks.types has the annotations of, such as Penalty or Network; tensors arrive through "
+        "methods"
     )
 
 

@@ -91,10 +91,12 @@ def gan_blocks_auxiliary() -> list[type]:
         OrthogonalRegularizer,
         ConsistencyRegularizer,
         PathLengthPenalty,
-        CosineSchedule,
-        LinearSchedule,
-        StepSchedule,
     ]
+
+
+@hookimpl
+def gan_blocks_schedules() -> list[type]:
+    return [CosineSchedule, LinearSchedule, StepSchedule]
 
 
 @hookimpl

@@ -59,6 +59,35 @@ def installed() -> tuple[list[Installed], list[Unreadable]]:
     return found, broken
 
 
+def needs_newer(package: Distribution | None, version: str) -> str:
+    """What a package asks for, `>= 99`, if this version of gan_blocks is too old for it.
+
+    Conditions with a marker, such as those of an extra, are not judged.
+    """
+    try:
+        requirements = (package.requires if package else None) or []
+    except Exception:
+        return ""
+    for requirement in requirements:
+        named = re.match(r"\s*gan[-_.]+blocks\b([^;]*)$", requirement, re.IGNORECASE)
+        for operator, least in re.findall(
+            r"(>=|~=|==|>)\s*(\d+(?:\.\d+)*)", named[1] if named else ""
+        ):
+            asked, ours = _release(least), _release(version)
+            if asked > ours or (operator == ">" and asked == ours):
+                return f"{operator} {least}"
+    return ""
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """`0.2.0rc1` as (0, 2); a candidate counts as its release, as zeros at the end count nothing."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    numbers = [int(number) for number in match[0].split(".")] if match else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
+
+
 def _origin(package: Distribution, value: str = "") -> Origin:
     try:
         metadata: Any = package.metadata

@@ -1,27 +1,30 @@
 """Where blocks come from: hooks of installed packages, modules, classes of a notebook."""
 
+import importlib
 import inspect
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any, Literal, get_args
 
 import pluggy
-from torch import nn
 
-from gan_blocks import _installed, hookspecs
+from gan_blocks import _calls, _installed, hookspecs
 from gan_blocks._arguments import did_you_mean, shown
-from gan_blocks._global_state import settings_kept
+from gan_blocks._calls import told_by_methods
+from gan_blocks._global_state import settings_watched
 from gan_blocks._installed import Installed, Origin
 from gan_blocks.errors import PluginError, UnknownBlockError
 from gan_blocks.spec import blueprint
-from gan_blocks.types import AdversarialLoss, Kind
+from gan_blocks.types import Kind
 
 BUILTIN = "builtin"
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -45,7 +48,8 @@ class PluginInfo:
         status: Whether it is loaded.
         error: Why it failed, in one line.
         remedy: What to do about it.
-        changed: Settings of the whole process that its import changed, and that were put back.
+        changed: Settings of the whole process that changed while it was imported. Another thread may
+            have changed them; nothing is put back.
         traceback: Where it failed, for its author.
     """
 
@@ -79,20 +83,27 @@ class PluginInfo:
 class Plugins:
     """The plugins of one registry: which are installed, what each brings, which have failed.
 
+    One plugin is imported at a time; who asks for another meanwhile waits.
+
     Attributes:
         infos: Every plugin by name, installed ones first read when they are first asked for.
     """
 
     def __init__(self) -> None:
         self.infos: dict[str, PluginInfo] = {}
-        self._manager = pluggy.PluginManager("gan_blocks")
-        self._manager.add_hookspecs(hookspecs)
+        self._objects: dict[str, Any] = {}
+        self._without: dict[str, list[str]] = {}  # entries that a plugin has taken from sys.path
         self._installed: dict[str, Installed] | None = None
-        self._lock = threading.RLock()
+        self._reading = threading.Lock()
+        self._importing = threading.RLock()  # a plugin may ask for others while it is imported
+
+    def object(self, name: str) -> Any:
+        """What has the hooks of a plugin; none if it is not loaded."""
+        return self._objects.get(name)
 
     def installed(self) -> dict[str, Installed]:
         """What can be loaded, by name; read once, and nothing is imported."""
-        with self._lock:
+        with self._reading:
             if self._installed is None:
                 trace_if_asked()
                 self._installed = self._read_installed()
@@ -136,17 +147,25 @@ class Plugins:
 
         While it is being imported, a plugin that asks for its own blocks finds none.
         """
-        each = self.installed()[name]
-        with self._lock:
-            info = self.infos[name]
+        each, info = self.installed()[name], self.infos[name]
+        if info.status not in ("not loaded", "loading"):
+            return
+        with self._importing:
             if info.status != "not loaded":
+                return
+            version = importlib.import_module("gan_blocks").__version__
+            newer = _installed.needs_newer(each.point.dist, version)
+            if newer:
+                remedy = "update gan_blocks: pip install --upgrade gan-blocks"
+                _fail(info, f"it needs gan_blocks {newer}, and this is {version}", remedy)
                 return
             info.status = "loading"
             start = time.perf_counter()
             log.debug("loading %s: importing %s", name, each.point.value)
             changed: list[str] = []
+            path = list(sys.path)
             try:
-                with settings_kept() as changed:
+                with settings_watched() as changed:
                     if not each.point.pattern.match(each.point.value):
                         raise PluginError(
                             f"its entry point {each.point.value!r} is no module; it should be "
@@ -159,14 +178,31 @@ class Plugins:
             except BaseException as error:  # SystemExit, and what test runners raise to skip
                 reason = _in_words(error)
                 text = reason if isinstance(error, PluginError) else f"{_named(error)}: {reason}"
-                _fail(info, text.removesuffix(": "), _remedy(error, each), _traceback(error))
+                remedy = self._taken_away(error) or _remedy(error, each)
+                _fail(info, text.removesuffix(": "), remedy, _traceback(error))
             else:
                 info.status = "loaded"
             info.changed = tuple(changed)
+            gone = [entry for entry in path if entry not in sys.path]
+            if gone:
+                self._without[name] = gone
             for setting in info.changed:
-                log.debug("%s changed %s, which was put back", name, setting)
+                log.debug("%s changed while %s was imported", setting, name)
             spent = 1000 * (time.perf_counter() - start)
             log.debug("%s %s in %.0f ms %s", info.status, name, spent, info.error)
+
+    def _taken_away(self, error: BaseException) -> str:
+        """The remedy where a module would be found if another plugin had left sys.path alone."""
+        if not isinstance(error, ModuleNotFoundError) or not isinstance(error.name, str):
+            return ""
+        for name, entries in self._without.items():
+            if PathFinder.find_spec(error.name.partition(".")[0], entries):
+                origin = self.infos[name].distribution
+                return (
+                    f"it is not at fault: the plugin {name} of {origin} has taken the folder of this "
+                    f"module from sys.path; update or uninstall {origin}"
+                )
+        return ""
 
     def of(self, plugin: Any, name: str, kind: Kind | None = None) -> Found:
         """The classes of whatever a user registers: a class, several, or a module."""
@@ -188,10 +224,11 @@ class Plugins:
         """The classes that one plugin's hooks return."""
         version = getattr(plugin, "hook_version", hookspecs.HOOK_VERSION)
         if version != hookspecs.HOOK_VERSION:
-            raise PluginError(
-                f"it was written for version {version} of the hooks and this gan_blocks has "
-                f"version {hookspecs.HOOK_VERSION}: install versions that agree"
-            )
+            told = f"it was written for version {shown(version)} of the hooks, and this gan_blocks has "
+            told += f"version {hookspecs.HOOK_VERSION}"
+            if version == 1:
+                told += f": {', '.join(hookspecs.CHANGES)}; see {hookspecs.PAGE}"
+            raise PluginError(told)
         marked = _hooks_of(plugin)
         if not marked:
             raise PluginError(
@@ -204,33 +241,28 @@ class Plugins:
                 f"{hook}{did_you_mean(hook, list(hookspecs.HOOKS.values()))}" for hook in unknown
             ]
             raise PluginError(f"it has a hook that does not exist: {'; '.join(sorted(hints))}")
-        if self._manager.has_plugin(name):
-            self._manager.unregister(name=name)
+        # A manager of its own for each plugin: threads may register at the same time.
+        manager = pluggy.PluginManager("gan_blocks")
+        manager.add_hookspecs(hookspecs)
         try:
-            self._manager.register(plugin, name=name)
+            manager.register(plugin, name=name)
         except (ValueError, pluggy.PluginValidationError) as error:
             reason = " ".join(str(error).split())
             raise PluginError(f"pluggy refuses it: {reason[:150]}") from None
-        others = [other for other in self._manager.get_plugins() if other is not plugin]
         found: Found = []
-        try:
-            for kind, hook in hookspecs.HOOKS.items():
-                if hook not in marked:
-                    continue
-                log.debug("%s: calling %s()", name, hook)
-                for classes in self._manager.subset_hook_caller(hook, others)():
-                    if isinstance(classes, type | str) or not isinstance(classes, Iterable):
-                        raise PluginError(
-                            f"{hook} should return a list of classes: {shown(classes)}"
-                        )
-                    listed = list(itertools.islice(classes, LARGEST + 1))
-                    if len(listed) > LARGEST:
-                        raise PluginError(f"{hook} returns more than {LARGEST} classes")
-                    log.debug("%s: %s() returned %s", name, hook, shown(listed, 300))
-                    found.extend((kind, cls) for cls in listed)
-        except BaseException:
-            self._manager.unregister(plugin)
-            raise
+        for kind, hook in hookspecs.HOOKS.items():
+            if hook not in marked:
+                continue
+            log.debug("%s: calling %s()", name, hook)
+            for classes in getattr(manager.hook, hook)():
+                if isinstance(classes, type | str) or not isinstance(classes, Iterable):
+                    raise PluginError(f"{hook} should return a list of classes: {shown(classes)}")
+                listed = list(itertools.islice(classes, LARGEST + 1))
+                if len(listed) > LARGEST:
+                    raise PluginError(f"{hook} returns more than {LARGEST} classes")
+                log.debug("%s: %s() returned %s", name, hook, shown(listed, 300))
+                found.extend((kind, cls) for cls in listed)
+        self._objects[name] = plugin
         return found
 
 
@@ -255,36 +287,25 @@ def kind_of(cls: Any, kind: Kind | None) -> Kind:
     check_kind(kind)
     if not isinstance(cls, type) or blueprint(cls) is None:
         raise PluginError(f"{shown(cls)} is not a class decorated with @block")
-    if kind is not None:
-        return kind
-    if issubclass(cls, AdversarialLoss):
-        return "loss"
-    if all(hasattr(cls, method) for method in ("f", "conjugate", "activation")):
-        return "divergence"
-    call = getattr(cls, "forward" if issubclass(cls, nn.Module) else "__call__", None)
-    names = list(inspect.signature(call).parameters)[1:] if call else []
-    if names[:3] == ["critic", "real", "fake"]:
-        return "penalty"
-    if names == ["module"]:
-        return "constraint"
-    raise PluginError(
-        f"the kind of {cls.__name__} cannot be told from its methods: pass kind=, one of "
-        f"{', '.join(KINDS)}"
-    )
+    told = kind or _kind_told_by(cls)
+    if told is None:
+        raise PluginError(
+            f"the kind of {cls.__name__} cannot be told from its methods: pass kind=, one of "
+            f"{', '.join(KINDS)}"
+        )
+    return told
+
+
+def _kind_told_by(cls: type) -> Kind | None:
+    plan = blueprint(cls)
+    return "auxiliary" if plan and plan.capabilities.compares else told_by_methods(cls)
 
 
 def misfit(kind: Kind, cls: type) -> str:
-    """What a class lacks to be of a kind; empty if nothing."""
-    if kind in ("layer", "network") and not issubclass(cls, nn.Module):
-        return "is no nn.Module"
-    methods = {
-        "loss": ("discriminator", "generator"),
-        "divergence": ("f", "conjugate", "activation"),
-        "penalty": ("__call__",),
-        "constraint": ("__call__",),
-    }
-    missing = [name for name in methods.get(kind, ()) if not hasattr(cls, name)]
-    return f"has no {' and no '.join(missing)}" if missing else ""
+    """Why a class cannot be of a kind; empty if it can."""
+    plan = blueprint(cls)
+    reason = _calls.misfit(kind, cls, plan.capabilities.compares if plan else None)
+    return f"{reason}; see {hookspecs.PAGE}" if reason else ""
 
 
 def is_name(name: Any) -> bool:

@@ -67,6 +67,10 @@ class InvalidArgumentsError(GanBlocksError, ValueError):
         return type(self), (self.name, self.problems)
 
 
+class ReadOnlyArgumentError(GanBlocksError, AttributeError):
+    """An argument of a built block was assigned to. Build a new block instead."""
+
+
 class RenamedWarning(FutureWarning):
     """A spec or a call uses a former name of a block or of an argument, which still works."""
 

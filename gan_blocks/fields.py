@@ -45,6 +45,7 @@ class _SpecField:
 LayerSpec = Annotated[dict[str, Any], _SpecField("layer")]
 LossSpec = Annotated[dict[str, Any], _SpecField("loss")]
 AuxiliarySpec = Annotated[dict[str, Any], _SpecField("auxiliary")]
+ScheduleSpec = Annotated[dict[str, Any], _SpecField("schedule")]
 DivergenceSpec = Annotated[dict[str, Any], _SpecField("divergence")]
 PenaltySpec = Annotated[dict[str, Any], _SpecField("penalty")]
 ConstraintSpec = Annotated[dict[str, Any], _SpecField("constraint")]

@@ -10,7 +10,7 @@ and returning the classes it adds:
         return [MyLoss]
 
 A package names its plugin in the entry-point group ``gan_blocks``. A plugin may state the
-version of the hooks that it was written for as ``hook_version = 1``.
+version of the hooks that it was written for as ``hook_version = 2``.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,20 @@ import pluggy
 
 from gan_blocks.types import Kind
 
-HOOK_VERSION = 1
+HOOK_VERSION = 2
+
+CHANGES = (
+    "losses take real_logits of generator by keyword",
+    "penalties are called with generator=",
+    "schedules have a hook of their own",
+    "auxiliary terms declare side and compares",
+    "batch_dependent is a reason in words",
+    "what counts or averages derives from gan_blocks.authoring.Clocked",
+)
+"""What a plugin that was written for version 1 has to change."""
+
+PAGE = 'the page "Moving a plugin from 1 to 2", docs/moving_a_plugin.md'
+"""Where the changes are explained."""
 
 hookspec = pluggy.HookspecMarker("gan_blocks")
 hookimpl = pluggy.HookimplMarker("gan_blocks")
@@ -28,6 +41,7 @@ HOOKS: dict[Kind, str] = {
     "layer": "gan_blocks_layers",
     "loss": "gan_blocks_losses",
     "auxiliary": "gan_blocks_auxiliary",
+    "schedule": "gan_blocks_schedules",
     "divergence": "gan_blocks_divergences",
     "penalty": "gan_blocks_penalties",
     "constraint": "gan_blocks_constraints",
@@ -47,7 +61,12 @@ def gan_blocks_losses() -> Sequence[type] | None:
 
 @hookspec
 def gan_blocks_auxiliary() -> Sequence[type] | None:
-    """Further loss terms and weights, each with its own documented call."""
+    """Further loss terms and weights, which declare their side and what they compare."""
+
+
+@hookspec
+def gan_blocks_schedules() -> Sequence[type] | None:
+    """Numbers that change from step to step."""
 
 
 @hookspec

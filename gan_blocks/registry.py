@@ -5,17 +5,18 @@ being its name in the entry-point group ``gan_blocks``. A plugin is imported whe
 first asked for; one that fails is remembered, and stops nothing else.
 """
 
-import builtins
 import dataclasses
 import inspect
 import json
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, cast
+from types import MappingProxyType, ModuleType
+from typing import Any, Literal, cast, overload
 
+import torch
 from torch import nn
 
 from gan_blocks import _arguments, _schema
@@ -24,7 +25,18 @@ from gan_blocks._installed import Origin
 from gan_blocks._plugins import BUILTIN, KINDS, PluginInfo, Plugins, check_kind, is_name, misfit
 from gan_blocks.errors import InvalidArgumentsError, PluginError, Problem, UnknownBlockError
 from gan_blocks.spec import Blueprint, blueprint, recorded_arguments
-from gan_blocks.types import Kind
+from gan_blocks.types import (
+    AdversarialLoss,
+    Constraint,
+    Divergence,
+    Kind,
+    Penalty,
+    Schedule,
+)
+
+Spec = Mapping[str, Any]
+Device = torch.device | str | int | None
+Dtype = torch.dtype | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Entry:
 
     Args:
         name: What a spec calls it.
-        kind: Which of the seven kinds it is.
+        kind: Which of the kinds it is.
         cls: The class.
         plugin: Where it came from; ``builtin`` for the library's own.
     """
@@ -82,14 +94,18 @@ class Registry:
     """All blocks of the process. The library's own is ``gan_blocks.registry``."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
-        self._by_class: dict[type, Entry] = {}
+        # Replaced as a whole, never changed, so that lookups need no lock.
+        self._entries: Mapping[str, Entry] = MappingProxyType({})
+        self._by_class: Mapping[type, Entry] = MappingProxyType({})
+        self._adding = threading.Lock()
         self._plugins = Plugins()
 
     # --- adding blocks ---------------------------------------------------------------------
 
     def register_builtin(self, plugin: object) -> None:
-        """Register the library's own plugin, whose blocks have bare names."""
+        """Register the library's own plugin, whose blocks have bare names. This is done once."""
+        if BUILTIN in self._plugins.infos:
+            raise PluginError("the built-in blocks are registered already")
         self._plugins.infos[BUILTIN] = PluginInfo(BUILTIN, (Origin("gan_blocks", ""),), "builtin")
         self._add(self._plugins.of_hooks(plugin, BUILTIN), BUILTIN)
 
@@ -153,9 +169,9 @@ class Registry:
                 raise PluginError(f"{plugin!r}: decorate {cls.__name__} with @block")
             if not cls.__name__.isidentifier():
                 raise PluginError(f"plugin {plugin!r}: {shown(cls.__name__)} is no class name")
-            lack = misfit(kind, cls)
-            if lack:
-                raise PluginError(f"plugin {plugin!r}: {cls.__name__} {lack}, so it is no {kind}")
+            reason = misfit(kind, cls)
+            if reason:
+                raise PluginError(f"plugin {plugin!r}: {reason}")
             name = f"{prefix}{cls.__name__}"
             if name in entries and entries[name].cls is not cls:
                 raise PluginError(f"plugin {plugin!r} has two blocks named {cls.__name__}")
@@ -173,39 +189,17 @@ class Registry:
         if plugin != BUILTIN:
             for entry in entries.values():
                 entry.check()
-        self._entries = {n: e for n, e in self._entries.items() if e.plugin != plugin} | entries
-        others = {c: e for c, e in self._by_class.items() if e.plugin != plugin}
-        # A class that a second plugin registers again keeps its first name.
-        self._by_class = {entry.cls: entry for entry in entries.values()} | others
+        with self._adding:
+            # A class that a second plugin registers again keeps its first name.
+            others = {c: e for c, e in self._by_class.items() if e.plugin != plugin}
+            by_class = {entry.cls: entry for entry in entries.values()} | others
+            kept = {n: e for n, e in self._entries.items() if e.plugin != plugin}
+            # In this order: what can be found by its name can be told by its class.
+            self._by_class = MappingProxyType(by_class)
+            self._entries = MappingProxyType(kept | entries)
 
     def _load(self, name: str) -> None:
-        # What others registered; an in-process block may be replaced at any time.
-        before = {
-            n: e
-            for n, e in self._entries.items()
-            if self._plugins.infos[e.plugin].status in ("builtin", "loaded")
-        }
-
-        by_class = dict(self._by_class)
-
-        def accept(found: Iterable[tuple[Kind, type]]) -> None:
-            taken = self._give_back(before, by_class)
-            if taken:
-                raise PluginError(f"it replaced blocks of others: {shown(taken)[1:-1]}")
-            self._add(found, name)
-
-        self._plugins.load(name, accept)
-        self._give_back(before, by_class)
-
-    def _give_back(
-        self, before: Mapping[str, Entry], by_class: Mapping[type, Entry]
-    ) -> "builtins.list[str]":
-        """Undo what a plugin did to the blocks of others; the names that it touched."""
-        taken = [name for name, entry in before.items() if self._entries.get(name) is not entry]
-        if taken:
-            self._entries |= {name: before[name] for name in taken}
-            self._by_class |= by_class
-        return taken
+        self._plugins.load(name, lambda found: self._add(found, name))
 
     def plugins(self, *, load: bool = False) -> list[PluginInfo]:
         """Every plugin with its package and state, the built-in one first.
@@ -216,7 +210,7 @@ class Registry:
         for name in self._plugins.installed():
             if load:
                 self._load(name)
-        infos = self._plugins.infos.values()
+        infos = list(self._plugins.infos.values())
         in_order = sorted(infos, key=lambda info: (info.status != "builtin", info.name))
         return [dataclasses.replace(info) for info in in_order]
 
@@ -289,7 +283,7 @@ class Registry:
     def _why_unknown(self, name: str, plugin: str, kind: Kind | None) -> str:
         info = self._plugins.infos.get(plugin)
         if info is None:
-            close = did_you_mean(plugin, [p for p in self._plugins.infos if p != BUILTIN])
+            close = did_you_mean(plugin, [p for p in list(self._plugins.infos) if p != BUILTIN])
             return (
                 f"unknown block {shown(name)}: no plugin named {plugin!r} is installed or "
                 f"registered{close}"
@@ -318,20 +312,60 @@ class Registry:
 
     # --- specs -----------------------------------------------------------------------------
 
+    @overload
+    def build(
+        self, spec: Spec, kind: Literal["loss"], *, device: Device = None, dtype: Dtype = None
+    ) -> AdversarialLoss: ...
+
+    @overload
+    def build(
+        self, spec: Spec, kind: Literal["divergence"], *, device: Device = None, dtype: Dtype = None
+    ) -> Divergence: ...
+
+    @overload
+    def build(
+        self, spec: Spec, kind: Literal["penalty"], *, device: Device = None, dtype: Dtype = None
+    ) -> Penalty: ...
+
+    @overload
+    def build(
+        self, spec: Spec, kind: Literal["constraint"], *, device: Device = None, dtype: Dtype = None
+    ) -> Constraint: ...
+
+    @overload
+    def build(
+        self, spec: Spec, kind: Literal["schedule"], *, device: Device = None, dtype: Dtype = None
+    ) -> Schedule: ...
+
+    @overload
     def build(
         self,
-        spec: Mapping[str, Any],
+        spec: Spec,
+        kind: Literal["layer", "network"],
+        *,
+        device: Device = None,
+        dtype: Dtype = None,
+    ) -> nn.Module: ...
+
+    @overload
+    def build(
+        self, spec: Spec, kind: Kind | None = None, *, device: Device = None, dtype: Dtype = None
+    ) -> Any: ...
+
+    def build(
+        self,
+        spec: Spec,
         kind: Kind | None = None,
         *,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device = None,
+        dtype: Dtype = None,
     ) -> Any:
         """Build a block from its spec.
 
         Args:
             spec: ``{"block": NAME, ...arguments}``, as read from a dict, JSON, TOML or YAML.
             kind: The kind it has to be of.
-            device: Where its tensors go.
+            device: Where its tensors go, as torch takes it: `"cuda"`, `0`, a `torch.device`.
             dtype: Their floating dtype.
 
         Returns:
@@ -340,6 +374,8 @@ class Registry:
         Raises:
             UnknownBlockError: If there is no such block.
             InvalidArgumentsError: Naming every wrong argument, nested ones by their path.
+            TypeError: If `device` is no device, or `dtype` no floating dtype.
+            ValueError: If torch knows no such device.
 
         Example:
             >>> from gan_blocks import build
@@ -348,12 +384,13 @@ class Registry:
         """
         entry, arguments = self._split(spec, kind)
         plan = entry.blueprint
-        options = {"device": device, "dtype": dtype}
+        options = {"device": _device(device), "dtype": _dtype(dtype)}
         valid = plan.validate(arguments, resolver=self, options=options)
         instance = object.__new__(entry.cls)
         plan.construct(instance, valid, **{name: options[name] for name in plan.options})
-        if isinstance(instance, nn.Module):
-            instance.to(**{k: v for k, v in options.items() if k not in plan.options and v})
+        rest = {k: v for k, v in options.items() if k not in plan.options and v is not None}
+        if rest and isinstance(instance, nn.Module):
+            instance.to(**rest)
         return instance
 
     def normalise(self, spec: Mapping[str, Any], kind: Kind | None = None) -> dict[str, Any]:
@@ -441,6 +478,28 @@ class Registry:
             return _schema.with_blocks(document, self)
         check_kind(what)
         return _schema.of_specs((what,) if what else KINDS, self)
+
+
+def _device(device: Device) -> torch.device | None:
+    if device is None or isinstance(device, torch.device):
+        return device
+    if isinstance(device, bool) or not isinstance(device, int | str):
+        raise TypeError(
+            f"device should be a string, a number or a torch.device, got {shown(device)}"
+        )
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f'device should be one such as "cpu", "cuda" or 0, got {device!r}: {reason}'
+        ) from None
+
+
+def _dtype(dtype: Dtype) -> torch.dtype | None:
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        return dtype
+    raise TypeError(f"dtype should be a floating dtype such as torch.float32, got {shown(dtype)}")
 
 
 registry = Registry()

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from gan_blocks._arguments import field_type, problems_of, tell_renamed
-from gan_blocks.errors import InvalidArgumentsError, Problem
+from gan_blocks.errors import InvalidArgumentsError, Problem, ReadOnlyArgumentError
 from gan_blocks.types import Compares, Side
 
 _OPTIONS = ("device", "dtype")
@@ -197,17 +197,92 @@ class Blueprint:
 
     def construct(self, instance: Any, arguments: dict[str, Any], **options: Any) -> None:
         """Initialise an instance from checked arguments, and record them."""
+        own = vars(instance)
+        if _READ_ONLY in own:  # somebody calls __init__ again
+            del own[_READ_ONLY], own[_RECORD]
         # The outermost class records: a block that inherits from a block is its own spec.
-        instance.__dict__.setdefault("_block_arguments", arguments)
+        outermost = _RECORD not in own
+        if outermost:
+            own[_RECORD] = arguments = {name: _frozen(value) for name, value in arguments.items()}
         try:
             self.initialise(instance, **arguments, **options)
         except InvalidArgumentsError:
             raise
-        except (ValueError, OverflowError, MemoryError, RuntimeError, TypeError) as error:
-            # A relation between arguments, or a size that torch refuses to allocate.
+        except ValueError as error:
+            # A relation between arguments. Anything else is a fault of the class, or of the machine.
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             problem = Problem((), reason)
             raise InvalidArgumentsError(self.cls.__name__, [problem]) from error
+        if outermost:
+            own[_READ_ONLY] = _read_only_names(instance)
+
+
+_RECORD = "_block_arguments"
+_READ_ONLY = "_block_read_only"
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return FrozenDict({name: _frozen(item) for name, item in value.items()})
+    return tuple(map(_frozen, value)) if isinstance(value, tuple) else value
+
+
+def _refuse(self: Any, *args: Any, **kwargs: Any) -> Any:
+    raise ReadOnlyArgumentError(
+        "this dict is an argument of a block and read-only; build a new block with another one"
+    )
+
+
+class FrozenDict(dict[str, Any]):
+    """An argument that is a dict. The block and its record share it, so it cannot be changed."""
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self):
+        return type(self), (dict(self),)
+
+
+def _read_only_names(instance: Any) -> frozenset[str]:
+    """The attributes that are arguments, by their names or because they hold the very argument."""
+    arguments, attributes = vars(instance)[_RECORD], dict(vars(instance))
+    modules = attributes.get("_modules") or {}
+    names = {n for cls in type(instance).__mro__ for n in getattr(blueprint(cls), "parameters", ())}
+    # A layer that an argument `bias` has made a parameter of is state, as a child made by it is.
+    names -= {*attributes.get("_parameters", ()), *attributes.get("_buffers", ())}
+    names -= {name for name, child in modules.items() if child is not arguments.get(name)}
+    # Of a small number or a word there is one object in the process, which tells nothing.
+    telling = [
+        a for a in arguments.values() if not isinstance(a, bool | int | str | None) and a != ()
+    ]
+    for name, value in (attributes | modules).items():
+        if any(value is argument for argument in telling):
+            names.add(name)
+    return frozenset(names)
+
+
+def _with_read_only_arguments(assign: Callable[[Any, str, Any], None]) -> Any:
+    """A `__setattr__` that refuses what would make a block differ from its record."""
+
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        if name in self.__dict__.get(_READ_ONLY, ()) and not _wraps(
+            value, getattr(self, name, None)
+        ):
+            recorded = self.__dict__[_RECORD]
+            now = f"was built with {name}={recorded[name]!r}" if name in recorded else "is built"
+            raise ReadOnlyArgumentError(
+                f"{type(self).__name__}.{name} is read-only: the block {now}, and its spec says so; "
+                "build a new block instead"
+            )
+        assign(self, name, value)
+
+    __setattr__.guards_arguments = True  # type: ignore[attr-defined]
+    return __setattr__
+
+
+def _wraps(value: Any, block: Any) -> bool:
+    """Whether a module is a wrapper around a block, as torch.compile and FSDP put in its place."""
+    both = isinstance(value, nn.Module) and isinstance(block, nn.Module)
+    return both and any(module is block for module in value.modules())
 
 
 def blueprint(cls: type) -> Blueprint | None:
@@ -217,7 +292,7 @@ def blueprint(cls: type) -> Blueprint | None:
 
 def recorded_arguments(instance: Any) -> dict[str, Any]:
     """The validated arguments that a block was built with, defaults filled in."""
-    return instance.__dict__["_block_arguments"]
+    return dict(vars(instance)[_RECORD])
 
 
 T = TypeVar("T", bound=type)
@@ -256,8 +331,10 @@ def block(
 
     A constructor takes only what a config file can hold: numbers, strings, bools, small tuples,
     literals, other blocks. Limits stand in the annotation (``PositiveInt``); a relation between
-    arguments is a ``ValueError`` in ``__init__``. ``device`` and ``dtype`` may be keyword
-    arguments; they stay outside the spec. Nothing is added to a forward pass.
+    arguments is a ``ValueError`` in ``__init__``. Other errors of ``__init__`` stay what they are.
+    ``device`` and ``dtype`` may be keyword arguments; they stay outside the spec. Arguments are
+    read-only attributes of a built block, so that it always is what its spec says. Nothing is added
+    to a forward pass.
 
     Args:
         cls: The class, when used without parentheses.
@@ -307,6 +384,8 @@ def _decorate(plan: Blueprint) -> type:
 
     cls.__init__ = __init__
     cls.__block__ = plan  # type: ignore[attr-defined]
+    if not hasattr(cls.__setattr__, "guards_arguments"):
+        cls.__setattr__ = _with_read_only_arguments(cls.__setattr__)
     if issubclass(cls, nn.Module):
         if cls.extra_repr is nn.Module.extra_repr:
             cls.extra_repr = arguments_in_words

@@ -69,6 +69,10 @@ Critic = Callable[[Tensor], Logits]
 """Anything that maps a batch to realness logits: a module, a function, a lambda."""
 
 
+Network = Annotated[nn.Module, "a network"]
+"""For an argument of a block that holds a whole network, as a spec or built."""
+
+
 @runtime_checkable
 class AdversarialLoss(Protocol):
     """The two sides of the game; both are minimised."""

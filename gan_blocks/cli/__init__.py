@@ -3,7 +3,7 @@
 Exit codes: 0 all is well, 1 something that was looked at is wrong, 2 the command was used wrongly.
 """
 
-from gan_blocks.cli._app import app
+from gan_blocks.cli._app import app, keeps_stdout
 from gan_blocks.cli.check import check
 from gan_blocks.cli.doctor import doctor
 from gan_blocks.cli.list import list_blocks
@@ -15,10 +15,10 @@ from gan_blocks.cli.validate import validate
 __all__ = ["app"]
 
 # In the order of a user's way.
-app.command("list")(list_blocks)
-app.command("show")(show)
-app.command("schema")(schema)
-app.command("validate")(validate)
-app.command("new-plugin")(new_plugin)
-app.command("check")(check)
-app.command("doctor")(doctor)
+app.command("list")(keeps_stdout(list_blocks))
+app.command("show")(keeps_stdout(show))
+app.command("schema")(keeps_stdout(schema))
+app.command("validate")(keeps_stdout(validate))
+app.command("new-plugin")(keeps_stdout(new_plugin))
+app.command("check")(keeps_stdout(check))
+app.command("doctor")(keeps_stdout(doctor))

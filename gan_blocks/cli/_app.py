@@ -1,11 +1,12 @@
 """What the commands share: the application, options, and ways to print."""
 
 import contextlib
+import functools
 import json
 import os
 import sys
-from collections.abc import Iterator
-from typing import Annotated, Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 
 import typer
 from rich.console import Console
@@ -31,6 +32,61 @@ def prepare() -> None:
         # A terminal that has no letter for a symbol prints its number.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+_stdout: TextIO | None = None
+"""Where the command prints; none outside of commands."""
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def keeps_stdout(command: Command) -> Command:
+    """Leave standard output to the command alone.
+
+    Plugins print while they are imported and later, from threads and child processes too, and programs
+    read our output. So from the command's start all but the command print to standard error. This is
+    not undone at its end: a thread may print until the process ends.
+    """
+
+    @functools.wraps(command)
+    def alone(*arguments: Any, **options: Any) -> None:
+        global _stdout
+        before = sys.stdout
+        _stdout = _taken_from_others()
+        try:
+            command(*arguments, **options)
+        finally:
+            mine, _stdout = _stdout, None
+            mine.flush()
+            if mine is before:  # no file of the process
+                sys.stdout = before
+
+    return alone  # type: ignore[return-value]
+
+
+def _taken_from_others() -> TextIO:
+    stdout: TextIO | None = sys.stdout
+    sys.stdout = sys.stderr
+    if stdout is None:  # the process was started without one
+        return open(os.devnull, "w")
+    try:
+        is_of_process = stdout.fileno() == 1
+    except (OSError, ValueError):
+        is_of_process = False
+    if not is_of_process:
+        return stdout
+    stdout.flush()
+    own = os.dup(1)
+    _to_stderr()
+    return open(own, "w", encoding=stdout.encoding, errors="backslashreplace")
+
+
+def _to_stderr() -> None:
+    """Send what is written below Python, or by a child process, to standard error."""
+    try:
+        os.dup2(2, 1)
+    except OSError:  # closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -59,19 +115,28 @@ KindArgument = Annotated[
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What plugins print goes to standard error, so that our output stays readable by programs."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    """Send what plugins print to standard error for a while."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    _to_stderr()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(own, 1)
+        os.close(own)
 
 
 def print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2))
+    print(json.dumps(document, indent=2), file=_stdout)
 
 
 def console() -> Console:
     """Plain text as wide as the terminal; into a pipe, lines of any length."""
-    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(highlight=False, markup=False, emoji=False, width=10_000 if piped else None)
+    out = _stdout or sys.stdout
+    piped = not out.isatty() and "COLUMNS" not in os.environ
+    width = 10_000 if piped else None
+    return Console(file=out, highlight=False, markup=False, emoji=False, width=width)
 
 
 def complain(message: object) -> None:

@@ -25,7 +25,6 @@ from gan_blocks.cli._app import (
     console,
     plugins_starting_with,
     print_json,
-    quiet,
     stop,
 )
 from gan_blocks.errors import GanBlocksError
@@ -88,9 +87,8 @@ def check(
 ) -> None:
     """Check every promise of a plugin's blocks, as the tests of the built-in blocks do."""
     try:
-        with quiet():
-            plugins = plugins_of(target)
-            offered = _cases_at(cases) if cases else [c for p in plugins for c in _cases_of(p)]
+        plugins = plugins_of(target)
+        offered = _cases_at(cases) if cases else [c for p in plugins for c in _cases_of(p)]
     except (WrongUse, GanBlocksError) as error:
         stop(error)
     failed = {info.name: info for info in registry.plugins() if info.status == "failed"}
@@ -98,7 +96,7 @@ def check(
         if name in failed:
             complain(f"plugin {name}: {failed[name].failure}")
     blocks = [entry for entry in registry.list() if entry.plugin in plugins]
-    with quiet(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             results = list(_results(blocks, offered, only))
@@ -242,7 +240,7 @@ def _forgotten(name: str) -> Iterator[str]:
 
 def _plugin(name: str) -> Any:
     """The object that has the hooks."""
-    return _REGISTERED.get(name) or registry._plugins._manager.get_plugin(name)
+    return _REGISTERED.get(name) or registry._plugins.object(name)
 
 
 # --- which cases -------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import typer
 from rich.padding import Padding
 
 import gan_blocks
-from gan_blocks.cli._app import AsJson, console, print_json, quiet
+from gan_blocks import _environment
+from gan_blocks.cli._app import AsJson, console, print_json
 from gan_blocks.cli.list import as_dict
 from gan_blocks.registry import registry
 
@@ -24,8 +25,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Look at the installation: versions, devices, and whether every plugin loads."""
-    with quiet():
-        plugins = registry.plugins(load=True)
+    plugins = registry.plugins(load=True)
     failed = [plugin for plugin in plugins if plugin.status == "failed"]
     described = [as_dict(plugin) for plugin in plugins]
     if traceback:
@@ -33,13 +33,19 @@ def doctor(
             entry["traceback"] = plugin.traceback
     listed = [name.strip() for name in os.environ.get("GAN_BLOCKS_PLUGINS", "").split(",")]
     absent = [n for n in listed if n and n not in [plugin.name for plugin in plugins]]
+    notes = [f"GAN_BLOCKS_PLUGINS names {name!r}, which is not installed" for name in absent]
+    if _environment.damaged:
+        notes.append(
+            "torch and pydantic load no extensions of theirs here, since the entry points of a package "
+            f"cannot be read: {_environment.damaged}"
+        )
     report: dict[str, Any] = {
         "ok": not failed,
         "versions": _versions(),
         "devices": _devices(),
         "environment": {name: os.environ.get(name) for name in VARIABLES},
         "plugins": described,
-        "notes": [f"GAN_BLOCKS_PLUGINS names {n!r}, which is not installed" for n in absent],
+        "notes": notes,
     }
     if as_json:
         print_json(report)
@@ -65,9 +71,9 @@ def _print(report: dict[str, Any]) -> None:
         details = [plugin["error"], f"remedy: {plugin['remedy']}"] if plugin["error"] else []
         if plugin["changed_settings"]:
             settings = ", ".join(plugin["changed_settings"])
-            details.append(f"its import changed {settings}; that was put back")
+            details.append(f"changed while it was imported: {settings}")
         for detail in details:
-            out.print(Padding(detail, (0, 0, 0, 4)), overflow="fold")
+            out.print(Padding(detail, (0, 0, 0, 4), expand=False), overflow="fold")
         if plugin.get("traceback"):
             out.print(plugin["traceback"], soft_wrap=True)
     failed = [plugin["name"] for plugin in report["plugins"] if plugin["status"] == "failed"]

@@ -14,7 +14,6 @@ from gan_blocks.cli._app import (
     complain,
     console,
     print_json,
-    quiet,
     stop,
     tell_failures,
 )
@@ -35,9 +34,8 @@ def list_blocks(
 ) -> None:
     """List the blocks that can be built here, plugins included."""
     try:
-        with quiet():
-            entries = registry.list(cast(Kind | None, kind))
-            entries = tuple(e for e in entries if text.lower() in f"{e.name} {e.summary}".lower())
+        entries = registry.list(cast(Kind | None, kind))
+        entries = tuple(e for e in entries if text.lower() in f"{e.name} {e.summary}".lower())
     except GanBlocksError as error:
         stop(error)
     plugins = {plugin.name: plugin for plugin in registry.plugins()}

@@ -13,7 +13,6 @@ from gan_blocks.cli._app import (
     blocks_starting_with,
     console,
     print_json,
-    quiet,
     stop,
 )
 from gan_blocks.cli.list import block_as_dict, origin
@@ -32,7 +31,7 @@ def show(
 ) -> None:
     """Show one block: its arguments with limits, what it promises, and its documentation."""
     try:
-        with quiet(), warnings.catch_warnings(action="ignore", category=RenamedWarning):
+        with warnings.catch_warnings(action="ignore", category=RenamedWarning):
             entry = registry.find(name)
     except GanBlocksError as error:
         stop(error)
@@ -65,7 +64,7 @@ def show(
     for old, new in entry.blueprint.renamed.items():
         out.print(f"  formerly: {old} for {new}")
     if plugin.changed:
-        out.print(f"  its package changes {', '.join(plugin.changed)}; that was put back")
+        out.print(f"  changed while its package was imported: {', '.join(plugin.changed)}")
     # The terminal wraps what is too long, so that formulas and code can be copied.
     out.print("\n" + (inspect.getdoc(entry.cls) or "It has no documentation."), soft_wrap=True)
 
@@ -110,9 +109,12 @@ def _in_words(field: dict[str, Any]) -> str:
 
 
 def promises(entry: Entry) -> list[str]:
+    """What the block declares, in words."""
     record = entry.blueprint.capabilities.as_dict()
-    dtypes = record.pop("dtypes")
-    return [name.replace("_", " ") for name, claimed in record.items() if claimed] + [*dtypes]
+    words = [name.replace("_", " ") for name, value in record.items() if value is True]
+    for name in ("batch_dependent", "side", "compares"):
+        words += [f"{name.replace('_', ' ')}: {record[name]}"] if record[name] else []
+    return [*words, *record["dtypes"]]
 
 
 def formulas(entry: Entry) -> list[str]:

@@ -14,7 +14,6 @@ from gan_blocks.cli._app import (
     console,
     kinds_starting_with,
     print_json,
-    quiet,
     stop,
 )
 from gan_blocks.cli._documents import Finding, Key, NoReader, Unreadable, read
@@ -63,10 +62,9 @@ def validate(
     """
     try:
         check_kind(kind)
-        with quiet():
-            for target in plugin or ():
-                plugins_of(target)
-            reports = [_report(file, cast(Kind | None, kind)) for file in files]
+        for target in plugin or ():
+            plugins_of(target)
+        reports = [_report(file, cast(Kind | None, kind)) for file in files]
     except (WrongUse, NoReader, OSError, GanBlocksError) as error:
         stop(error)
     # A config may name a preset only; but a check that looked at nothing has not passed.

@@ -63,7 +63,7 @@ def values_of(annotation: Any, *, largest: int | None = 8) -> SearchStrategy[Any
         base, metadata = get_args(base)[0], (*get_args(base)[1:], *metadata)
     nested = next((m for m in metadata if isinstance(m, Nested)), None)
     if nested:
-        return _of_kind(nested, largest)
+        return _of_kind(nested.kind, largest)
     origin, arguments = get_origin(base), get_args(base)
     if origin in (Union, UnionType):
         return st.one_of([values_of(each, largest=largest) for each in arguments])
@@ -85,15 +85,9 @@ def _length(largest: int | None) -> int:
     return 8 if largest is None else min(largest, 8)
 
 
-def _of_kind(nested: Nested, largest: int | None) -> SearchStrategy[Spec]:
-    def fits(entry: Entry) -> bool:
-        try:
-            return issubclass(entry.cls, nested.protocol)
-        except TypeError:  # a protocol with attributes
-            return True
-
+def _of_kind(kind: Kind, largest: int | None) -> SearchStrategy[Spec]:
     # Leaves first, so that hypothesis finds its way out of blocks within blocks.
-    entries = sorted(filter(fits, registry.list(nested.kind)), key=_depth)
+    entries = sorted(registry.list(kind), key=_depth)
     return st.deferred(lambda: st.one_of([_of_block(entry, largest) for entry in entries]))
 
 
