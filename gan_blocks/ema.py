@@ -145,13 +145,13 @@ class EMA(Clocked):
     def check_can_step(self) -> None:
         if self.batch_size is None:
             raise ValueError(
-                "to step, EMA needs batch_size, the samples of one optimizer step: pass it when you make the "
-                "EMA, or call update(model, samples) after each step"
+                "to step, EMA needs batch_size, the samples of one optimizer step: pass it when you "
+                "make the EMA, or call update(model, samples) after each step"
             )
         if self._model is None or self._model() is None:
             raise ValueError(
-                "this EMA is a copy, or its network is gone: call update(model, samples), or make an EMA of "
-                "the network that is trained"
+                "this EMA is a copy, or its network is gone: call update(model, samples), or make an "
+                "EMA of the network that is trained"
             )
 
     def on_step(self) -> None:

@@ -142,21 +142,22 @@ def test_features_that_do_not_fit_are_refused(arguments, real, fake, error, text
 # --- historical averaging ----------------------------------------------------------------------------
 
 
-def test_average_is_over_all_earlier_calls_in_training():
+def test_average_is_over_all_earlier_steps():
     term, module = HistoricalAveraging(), nn.Linear(1, 1, bias=False)
     for value in (1.0, 2.0, 6.0):
         nn.init.constant_(module.weight, value)
         term(module)
+        term.step()
     nn.init.constant_(module.weight, 4.0)
-    term.eval()
-    for _ in range(3):  # looking changes nothing
+    for _ in range(3):
         assert term(module).item() == pytest.approx((4 - 3) ** 2)
-    assert int(term.steps) == 3
+    assert int(term.averaged) == 3
 
 
-def test_gradient_pulls_towards_the_average_and_first_call_gives_none():
+def test_gradient_pulls_towards_the_average_and_first_step_gives_none():
     term, module = HistoricalAveraging(), nn.Linear(2, 1)
     term(module).backward()
+    term.step()
     assert all((p.grad == 0).all() for p in module.parameters())
     with torch.no_grad():
         module.weight.add_(0.5)
@@ -171,13 +172,15 @@ def test_state_loads_into_a_new_instance_and_into_a_used_one():
     for _ in range(3):
         nn.init.normal_(module.weight)
         term(module)
+        term.step()
     state = copy.deepcopy(term.state_dict())
     used = HistoricalAveraging()
     used(nn.Linear(5, 5))
+    used.step()
     expected = copy.deepcopy(term)(module)
     for other in (HistoricalAveraging(), used):
         other.load_state_dict(state)
-        assert int(other.steps) == 3
+        assert int(other.averaged) == 3
         torch.testing.assert_close(other(module), expected)
     nested = nn.ModuleDict({"term": HistoricalAveraging()})
     nested.load_state_dict({f"term.{k}": v for k, v in state.items()})
@@ -188,6 +191,7 @@ def test_frozen_parameters_do_not_count():
     term, module = HistoricalAveraging(), nn.Linear(2, 3)
     module.bias.requires_grad_(False)
     term(module)
+    term.step()
     assert len(term.average) == 6
     with pytest.raises(ValueError, match="no parameters that require a gradient"):
         HistoricalAveraging()(module.requires_grad_(False))
@@ -195,17 +199,20 @@ def test_frozen_parameters_do_not_count():
 
 def test_another_module_is_refused_before_the_average_is_touched():
     term = HistoricalAveraging()
-    term(nn.Linear(2, 3))
-    before = term.average.clone()
-    with pytest.raises(ValueError, match="use one HistoricalAveraging for each module"):
-        term(nn.Linear(3, 3))
-    assert torch.equal(term.average, before)
+    for _ in range(2):
+        term(nn.Linear(2, 3))
+        before = copy.deepcopy(term.state_dict())
+        with pytest.raises(ValueError, match="use one HistoricalAveraging for each module"):
+            term(nn.Linear(3, 3))
+        assert all(torch.equal(before[name], x) for name, x in term.state_dict().items())
+        term.step()
 
 
 def test_weights_in_any_memory_format_and_dtype_keep_their_average():
     module = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last).double()
     term, fresh = HistoricalAveraging(), HistoricalAveraging()
     assert term(module) == 0
+    term.step()
     fresh.load_state_dict(term.state_dict())
     assert fresh.average.dtype == F64
     assert fresh(module) == 0
@@ -214,6 +221,7 @@ def test_weights_in_any_memory_format_and_dtype_keep_their_average():
 def test_half_precision_weights_are_averaged_in_float32():
     term, module = HistoricalAveraging(), nn.Linear(2, 3, dtype=torch.bfloat16)
     assert term(module).dtype == torch.float32
+    term.step()
     assert term.average.dtype == torch.float32
 
 
@@ -289,6 +297,7 @@ def gradient_by_output(balancer, scales, n=4):
         for (name, scale), d in zip(scales.items(), directions, strict=True)
     }
     balancer(losses, output).backward()
+    balancer.step()
     return output.grad, directions
 
 
@@ -317,7 +326,8 @@ def test_moving_average_is_corrected_for_its_start():
     balancer.eval()
     state = copy.deepcopy(balancer.state_dict())
     gradient_by_output(balancer, {"a": 100.0})
-    assert all(torch.equal(state[k], v) for k, v in balancer.state_dict().items())
+    assert torch.equal(balancer.sums, state["sums"])
+    assert torch.equal(balancer.counts, state["counts"])
     fresh = GradientBalancer({"a": 1}, decay=0.9, per_sample=False).double()
     fresh.load_state_dict(state)
     torch.testing.assert_close(
@@ -341,9 +351,11 @@ def test_result_has_the_value_of_the_weighted_losses_and_spares_the_discriminato
     commitment = generator.weight.square().sum()
     total = balancer(losses, output) + commitment
     total.backward()
+    balancer.step()
     assert critic.weight.grad is None
     assert generator.weight.grad is not None
-    norms = dict(zip(["adversarial", "l1"], balancer.sums / balancer.counts, strict=True))
+    norms = balancer.sums / balancer.counts / len(output)
+    norms = dict(zip(["adversarial", "l1"], norms, strict=True))
     value = 0.5 * sum(losses[name] / norms[name] for name in losses) + commitment
     torch.testing.assert_close(total, value)
 
@@ -361,11 +373,9 @@ def test_a_step_that_overflows_leaves_no_trace_in_the_average(bad):
 def test_average_is_kept_in_float32_by_a_half_precision_model():
     balancer = GradientBalancer({"a": 1})
     nn.Sequential(balancer).bfloat16()
-    output = torch.ones(1, 4, requires_grad=True, dtype=torch.bfloat16)
     for scale in [1.0] * 200 + [0.5] * 10_000:
-        with torch.no_grad():
-            balancer._averaged(["a"], torch.tensor([scale]))
-    balancer({"a": output.sum()}, output).backward()
+        balancer.pool(torch.tensor([scale]), 1)
+        balancer.step()
     assert (balancer.sums / balancer.counts).item() == pytest.approx(0.5, rel=0.02)
 
 
@@ -449,6 +459,7 @@ def test_lecam_anchors_start_at_the_first_batch_and_follow_slowly():
     regularizer = gan_blocks.LeCamRegularizer(1.0, decay=0.9, form="paper")
     real, fake = torch.full((4,), 2.0), torch.full((4,), -1.0)
     assert regularizer(real, fake).item() == pytest.approx(9 + 9)
+    regularizer.step()
     # Averages of 0.9 * first + second, over 1.9.
     moved = regularizer(real + 1, fake)
     anchor_real = (0.9 * 2 + 3) / 1.9
@@ -471,7 +482,10 @@ def test_lecam_forgets_a_step_that_overflowed():
     regularizer = gan_blocks.LeCamRegularizer(1.0)
     real, fake = torch.ones(4), -torch.ones(4)
     expected = regularizer(real, fake)
+    regularizer.step()
     regularizer(real * torch.inf, fake)
+    regularizer(real, fake - torch.inf)
+    regularizer.step()
     torch.testing.assert_close(regularizer(real, fake), expected)
 
 
@@ -486,6 +500,7 @@ def test_lecam_keeps_averages_of_each_sub_discriminator_in_its_state():
         value = regularizer(list(real), list(fake))
         expected = (one(real[0], fake[0]) + two(real[1], fake[1])) / 2
         torch.testing.assert_close(value, expected)
+        gan_blocks.step(regularizer, one, two)
         torch.testing.assert_close(fresh(list(real), list(fake)), value)
     with pytest.raises(ValueError, match="2 sub-discriminators, got the logits of 1"):
         regularizer(real[0], fake[0])
@@ -538,6 +553,7 @@ def test_average_of_path_lengths_starts_at_0_and_takes_in_the_batch_first():
         draws = torch.Generator().manual_seed(seed)
         lengths = 5 * torch.randn(6, 1, 1, generator=torch.Generator().manual_seed(seed)).abs()
         value = penalty(one_pixel_images(w), w, generator=draws)
+        penalty.step()
         average = 0.75 * average + 0.25 * lengths.mean().item()
         assert penalty.average.item() == pytest.approx(average, rel=1e-5)
         expected = 2 * (lengths - average).square().mean().item()
@@ -545,7 +561,6 @@ def test_average_of_path_lengths_starts_at_0_and_takes_in_the_batch_first():
     fresh = gan_blocks.PathLengthPenalty()
     fresh.load_state_dict(penalty.state_dict())
     assert fresh.average == penalty.average
-    penalty.eval()
     penalty(one_pixel_images(w), w)
     assert fresh.average == penalty.average, "it stands still"
     assert penalty.half().average.dtype == torch.float32
@@ -560,6 +575,7 @@ def test_styles_of_layers_share_the_length():
     penalties[0](one_pixel_images(single), single, generator=draws[0])
     # Each of seven layers moves the image by a seventh: the root of the mean of the squares is so too.
     penalties[1](one_pixel_images(layers.mean(1)), layers, generator=draws[1])
+    gan_blocks.step(*penalties)
     assert penalties[1].average.item() == pytest.approx(penalties[0].average.item() / 7, rel=1e-5)
 
 
@@ -568,6 +584,7 @@ def test_path_lengths_train_the_generator_towards_one_length():
     scale = torch.nn.Parameter(torch.tensor([1.0, 3.0]))
     penalty = gan_blocks.PathLengthPenalty(decay=0.9)
     optimiser = torch.optim.Adam([scale], lr=0.03)
+    gan_blocks.follow(optimiser, penalty)
     for _ in range(300):
         which = torch.arange(64) % 2
         w = torch.randn(64, 16).requires_grad_()
@@ -591,8 +608,10 @@ def test_path_length_of_a_constant_generator_is_finite():
 def test_overflowing_path_lengths_leave_no_trace():
     penalty, w = gan_blocks.PathLengthPenalty(), torch.randn(4, 2).requires_grad_()
     penalty(one_pixel_images(w), w)
+    penalty.step()
     before = penalty.average.clone()
     assert not penalty(one_pixel_images(w * float("inf")), w).isfinite()
+    penalty.step()
     assert penalty.average == before
 
 

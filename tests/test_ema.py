@@ -1,9 +1,10 @@
-"""The moving average of weights."""
+"""The exponential moving average of weights."""
 # What lies in a module is typed as any tensor or module, and tables of arguments are unpacked.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
 # pyright: reportCallIssue=false, reportOptionalMemberAccess=false
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from gan_blocks import EMA, DCGANGenerator
+from gan_blocks import EMA, DCGANGenerator, GaussianNoise, SpectralNorm, follow, lipschitz_bound
 
 
 def one_weight(value):
@@ -20,9 +21,16 @@ def one_weight(value):
     return module
 
 
+def started(value, *arguments, **options):
+    """An average that has taken in its first weights."""
+    ema = EMA(one_weight(value), *arguments, **options)
+    ema.update(one_weight(value), 1)
+    return ema
+
+
 @given(st.integers(1, 500), st.floats(1, 1e5))
 def test_after_a_half_life_half_of_the_way_is_gone_at_any_batch_size(batch, half_life):
-    ema, target = EMA(one_weight(0.0), half_life, rampup=None), one_weight(1.0)
+    ema, target = started(0.0, half_life, rampup=None), one_weight(1.0)
     ema.update(target, batch)
     assert ema.module.weight.item() == pytest.approx(1 - 0.5 ** (batch / half_life), abs=1e-6)
 
@@ -30,7 +38,7 @@ def test_after_a_half_life_half_of_the_way_is_gone_at_any_batch_size(batch, half
 def test_batches_of_any_size_make_the_same_average():
     averages = []
     for batch in (10, 50, 100):
-        ema = EMA(one_weight(0.0), 200, rampup=None)
+        ema = started(0.0, 200, rampup=None)
         for _ in range(1000 // batch):
             ema.update(one_weight(1.0), batch)
         averages.append(ema.module.weight.item())
@@ -39,7 +47,7 @@ def test_batches_of_any_size_make_the_same_average():
 
 def test_average_of_a_sequence_is_the_weighted_sum():
     values = [0.3, -1.0, 2.0, 5.0]
-    ema = EMA(one_weight(values[0]), half_life=30, rampup=None)
+    ema = started(values[0], half_life=30, rampup=None)
     for value in values[1:]:
         ema.update(one_weight(value), samples=15)
     beta = 0.5**0.5
@@ -84,6 +92,7 @@ def test_shared_weights_move_once():
             self.second.weight = self.first.weight
 
     ema = EMA(Tied(0.0), half_life=1, rampup=None)
+    ema.update(Tied(0.0), samples=1)
     ema.update(Tied(1.0), samples=1)
     assert ema.module.first.weight == 0.5
     assert ema.module.second.weight is ema.module.first.weight
@@ -106,6 +115,7 @@ def test_wrapped_and_compiled_networks_are_averaged():
     model = one_weight(1.0)
     compiled = torch.compile(model, backend="eager")
     ema = EMA(compiled, half_life=1, rampup=None)
+    ema.update(compiled, 1)
     assert type(ema.module) is nn.Linear
     nn.init.constant_(model.weight, 3.0)
     ema.update(compiled, 1)
@@ -127,7 +137,7 @@ def test_other_networks_are_refused():
 @pytest.mark.parametrize("samples", [0, -5, 2.5, float("nan"), torch.tensor(5), None])
 def test_samples_are_a_positive_integer(samples):
     ema = EMA(one_weight(0.0), half_life=10, rampup=None)
-    with pytest.raises(ValueError, match="integer of 1 at least"):
+    with pytest.raises(ValueError, match="integer of at least 1"):
         ema.update(one_weight(1.0), samples)
     assert ema.module.weight == 0
     assert ema.samples == 0
@@ -147,6 +157,7 @@ def test_weights_are_matched_by_name():
 def test_average_in_float32_of_a_network_in_half_precision_moves_by_little_steps():
     model = one_weight(0.0).bfloat16()
     ema = EMA(model, half_life=10_000, rampup=None).float()
+    ema.update(model, 1)
     nn.init.ones_(model.weight)
     for _ in range(100):
         ema.update(model, 1)
@@ -162,3 +173,100 @@ def test_wrappers_come_off_in_any_order():
     ema.update(nn.DataParallel(model), 4)
     assert list(ema.module.state_dict()) == list(model.state_dict())
     assert not ema.training
+
+
+def test_weights_loaded_after_the_average_was_made_are_not_mixed_with_those_before():
+    model = one_weight(100.0)
+    ema = EMA(model, half_life=10_000, rampup=None)
+    model.load_state_dict({"weight": torch.zeros(1, 1)})
+    ema.update(model, 64)
+    assert ema.module.weight == 0
+
+
+def test_average_stays_in_evaluation_mode_whoever_trains_its_parent():
+    class Parent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
+            self.ema = EMA(self.network)
+
+    parent, x = Parent(), torch.randn(3, 2)
+    before, state = parent.ema(x), copy.deepcopy(parent.ema.state_dict())
+    parent.train()
+    assert not any(module.training for module in parent.ema.modules())
+    assert torch.equal(parent.ema(x), before)
+    assert torch.equal(parent.ema(x[:1]), before[:1])
+    assert all(torch.equal(state[name], x) for name, x in parent.ema.state_dict().items())
+    assert parent.network.training
+
+
+@pytest.mark.parametrize("input_shape", [None, (2, 8, 8)])
+def test_layers_of_an_averaged_spectrally_normalized_network_have_norm_1(input_shape):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.Flatten(), nn.Linear(6 * 64, 5))
+    SpectralNorm(input_shape=input_shape)(model)
+    ema, optimizer = EMA(model, half_life=2000, batch_size=64), torch.optim.Adam(model.parameters())
+    follow(optimizer, ema)
+    targets = torch.randn(3, 64, 5)
+    for step in range(300):
+        loss = (model(torch.randn(64, 2, 8, 8)) - targets[step // 100]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    linear = torch.linalg.matrix_norm(ema.module[2].weight, 2)
+    assert linear.item() == pytest.approx(1, abs=0.01)
+    if input_shape:
+        bound = lipschitz_bound(ema.module[:1], input_shape)
+        assert bound == pytest.approx(1, abs=0.01)
+    else:
+        norm = torch.linalg.matrix_norm(ema.module[0].weight.flatten(1), 2)
+        assert norm.item() == pytest.approx(1, abs=0.01)
+
+
+def test_average_follows_the_generators_optimizer():
+    torch.manual_seed(0)
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ema, by_hand = EMA(model, 100, batch_size=8), EMA(model, 100)
+    handle = follow(optimizer, nn.ModuleDict({"average": ema}))
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.randn(8, 2)).square().mean().backward()
+        optimizer.step()
+        by_hand.update(model, 8)
+    assert ema.samples == 40
+    assert torch.equal(ema.module.weight, by_hand.module.weight)
+    with pytest.raises(RuntimeError, match="EMA follows an optimizer"):
+        ema.update(model, 8)
+    handle.remove()
+    ema.update(model, 8)
+    assert ema.samples == 48
+
+
+def test_an_average_that_cannot_step_by_itself_says_what_it_needs():
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="needs batch_size"):
+        follow(optimizer, EMA(model))
+    with pytest.raises(ValueError, match="needs batch_size"):
+        EMA(model).step()
+    for other in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+        copied = other(EMA(model, batch_size=4))
+        with pytest.raises(ValueError, match="is a copy, or its network is gone"):
+            copied.step()
+        copied.update(model, 4)
+    with pytest.raises(ValueError, match="batch_size should be an integer of at least 1, got 0"):
+        EMA(model, batch_size=0)
+    with pytest.raises(TypeError, match="model should be a torch module, got dict"):
+        EMA({})
+
+
+def test_clocked_layers_of_an_averaged_network_have_the_counts_of_the_network():
+    model = nn.Sequential(GaussianNoise(1.0, anneal_steps=10), nn.Linear(2, 2))
+    ema, optimizer = EMA(model, batch_size=4), torch.optim.SGD(model.parameters(), lr=0.1)
+    follow(optimizer, ema, model)
+    for _ in range(3):
+        model(torch.randn(4, 2)).sum().backward()
+        optimizer.step()
+    assert int(model[0].step_count) == 3
+    assert int(ema.module[0].step_count) in (2, 3)  # as of the last update

@@ -250,7 +250,7 @@ def test_noise_stays_without_annealing_and_its_steps_lie_in_the_state():
     fresh.load_state_dict(annealed.state_dict())
     assert fresh.current_std().item() == pytest.approx(0.7)
     long = GaussianNoise(1.0, anneal_steps=100_000).half()
-    long.steps.fill_(70_000)
+    long.step_count.fill_(70_000)
     assert long.current_std(torch.float16).item() == pytest.approx(0.3, rel=1e-3)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
 
 import gan_blocks as gb
+from gan_blocks.authoring import Clocked
 
 SCHEDULES = [gb.CosineSchedule, gb.LinearSchedule, gb.StepSchedule]
 every = pytest.mark.parametrize("schedule", SCHEDULES)
@@ -53,7 +54,7 @@ def test_steps_beyond_the_reach_of_float32_are_told_apart(schedule):
     steps = 20_000_001
     value = schedule(1.0, 0.0, steps)
     for t in (steps - 2, steps - 1, steps):
-        value.count.fill_(t)
+        value.step_count.fill_(t)
         assert value().item() == pytest.approx(value.at(t), rel=1e-6, abs=0)
     assert value.at(-1) == value.at(0)
 
@@ -76,39 +77,37 @@ def test_schedule_goes_on_from_its_state(schedule):
         value.step()
     fresh.load_state_dict(value.state_dict())
     assert fresh().item() == value().item()
-    assert value.half().count.dtype == torch.int64
+    assert value.half().step_count.dtype == torch.int64
     assert fresh().item() == value().item()
 
 
-def test_scheduled_penalty_is_the_penalty_times_the_schedule_of_its_call():
+def test_scheduled_penalty_is_the_penalty_times_the_schedule_of_its_step():
     real, critic = torch.randn(4, 2), torch.nn.Linear(2, 1)
     penalty = gb.Scheduled(gb.R1Penalty(1.0), gb.CosineSchedule(2.0, 0.2, 3))
     plain = gb.R1Penalty(1.0)(critic, real).item()
-    values = [penalty(critic, real, None).item() / plain for _ in range(5)]
+    values = []
+    for _ in range(5):
+        values.append(penalty(critic, real, None).item() / plain)
+        penalty.step()
     assert values == pytest.approx([2.0, 1.55, 0.65, 0.2, 0.2])
 
 
-def test_schedule_stands_still_in_evaluation_mode():
-    real, critic = torch.randn(4, 2), torch.nn.Linear(2, 1)
-    penalty = gb.Scheduled(gb.R1Penalty(1.0), gb.LinearSchedule(1.0, 0.0, 2))
-    penalty.eval()
-    assert penalty(critic, real) == penalty(critic, real)
-    penalty.train()
-    assert penalty(critic, real) > penalty(critic, real) > penalty(critic, real) == 0
-
-
-def test_lazy_penalty_inside_a_schedule_counts_every_step_and_around_it_those_that_are_due():
+def test_every_step_counts_for_a_lazy_penalty_inside_a_schedule_and_around_it():
     real, critic = torch.randn(4, 2), torch.nn.Linear(2, 1)
     unit = gb.R1Penalty(1.0)(critic, real).item()
 
     def values(penalty):
-        return [penalty(critic, real, None).item() / unit for _ in range(5)]
+        found = []
+        for _ in range(5):
+            found.append(penalty(critic, real, None).item() / unit)
+            penalty.step()
+        return found
 
     line = gb.LinearSchedule(1.0, 0.0, 4)
     outside = gb.Scheduled(gb.Lazy(gb.R1Penalty(1.0), 2), line)
     assert values(outside) == pytest.approx([2, 0, 1, 0, 0])
     inside = gb.Lazy(gb.Scheduled(gb.R1Penalty(1.0), gb.LinearSchedule(1.0, 0.0, 4)), 2)
-    assert values(inside) == pytest.approx([2, 0, 1.5, 0, 1])
+    assert values(inside) == pytest.approx([2, 0, 1, 0, 0])
 
 
 @every
@@ -120,9 +119,7 @@ def test_compiled_step_follows_the_schedule_without_being_compiled_again(schedul
     weight, counter = schedule(1.0, 0.0, 3), CompileCounter()
 
     def step(real):
-        value = penalty(critic, real, None) + weight() * critic(real).mean()
-        weight.step()
-        return value
+        return penalty(critic, real, None) + weight() * critic(real).mean()
 
     def gradient(value):
         parameters = list(critic.parameters())[:1]
@@ -132,18 +129,26 @@ def test_compiled_step_follows_the_schedule_without_being_compiled_again(schedul
     for backend in (counter, "aot_eager"):
         compiled = torch.compile(step, backend=backend, fullgraph=True)
         for part in (penalty.schedule, weight):
-            part.load_state_dict({"count": torch.tensor(0)})  # pyright: ignore
+            part.load_state_dict({"step_count": torch.tensor(0)})  # pyright: ignore
         for t in range(6):
             expected = schedule(2.0, 0.5, 4).at(t) * plain + schedule(1.0, 0.0, 3).at(t) * term
             value = compiled(real)
             torch.testing.assert_close(value, expected)
+            gb.step(penalty, weight)
             # A count that is changed in place gives the gradient of the next step.
             torch.testing.assert_close(gradient(value), gradient(expected))
     assert counter.frame_count == 1
 
 
-def test_a_schedule_of_ones_own_has_its_three_methods():
-    class Half:
+def test_a_schedule_of_ones_own_is_clocked():
+    class Halving(Clocked):
+        def forward(self):
+            return 0.5 ** self.step_count.float()
+
+        def at(self, step):
+            return 0.5**step
+
+    class Constant:
         def __call__(self):
             return torch.tensor(0.5)
 
@@ -154,8 +159,12 @@ def test_a_schedule_of_ones_own_has_its_three_methods():
             pass
 
     real, critic = torch.randn(4, 2), torch.nn.Linear(2, 1)
-    penalty = gb.Scheduled(gb.R1Penalty(1.0), Half())
-    torch.testing.assert_close(penalty(critic, real), gb.R1Penalty(0.5)(critic, real))
+    penalty = gb.Scheduled(gb.R1Penalty(1.0), Halving())
+    for gamma in (1.0, 0.5, 0.25):
+        torch.testing.assert_close(penalty(critic, real), gb.R1Penalty(gamma)(critic, real))
+        penalty.step()
+    with pytest.raises(gb.InvalidArgumentsError, match="should derive from gan_blocks"):
+        gb.Scheduled(gb.R1Penalty(), Constant())
 
 
 @pytest.mark.parametrize("spec", [False, True])

@@ -70,26 +70,27 @@ class HistoricalAveraging(Clocked):
             raise ValueError(
                 f"this {type(module).__name__} has no parameters that require a gradient"
             )
+        # A copy, even of a single parameter: the optimizer changes it in place.
         theta = torch.cat([p.reshape(-1) for p in parameters])
-        if not len(self.average):
-            self.average = torch.zeros_like(theta)
-        elif len(theta) != len(self.average):
-            raise ValueError(
-                f"this {type(module).__name__} has {len(theta)} parameters, and the average is over "
-                f"{len(self.average)}; use one HistoricalAveraging for each module"
-            )
-        average = torch.where(self.averaged > 0, self.average, theta.detach())
+        for known in (self.average, self.last):
+            if known is not None and len(known) not in (0, len(theta)):
+                raise ValueError(
+                    f"module should be the one of earlier steps, with {len(known)} parameters, got a "
+                    f"{type(module).__name__} with {len(theta)}; use one HistoricalAveraging for each "
+                    "module"
+                )
         if self.training and torch.is_grad_enabled():
             self.note_forward()
-            # Kept from before the step, and apart from a parameter that it may share memory with.
-            self.last = theta.detach().clone()
+            self.last = theta.detach()
+        average = self.average if len(self.average) else theta.detach()
         return (theta - average).square().sum()
 
     def on_step(self) -> None:
         if self.last is None:
             return
         self.averaged = self.averaged + 1
-        self.average = self.average + (self.last - self.average) / self.averaged
+        before = self.average if len(self.average) else self.last
+        self.average = before + (self.last - before) / self.averaged
         self.last = None
 
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -83,6 +83,7 @@ def history(term: Any, *states: Tensor) -> Tensor:
     for state in states[:-1]:
         module.weight = nn.Parameter(state.detach())
         term(module)
+        term.step()
     last = states[-1] if states[-1].requires_grad else states[-1].detach().requires_grad_()
     module._parameters["weight"] = last  # pyright: ignore[reportArgumentType]
     return term(module)
