@@ -58,9 +58,9 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
     if watch.channels is not None:
         warn_caller(
             f"a batch norm of {watch.channels} channels in the critic used the statistics of the "
-            "batch, which mixes the samples, so the gradient is not each sample's own and the "
-            "penalty is not what its paper defines; use layer, group or spectral normalization in "
-            "the critic"
+            "batch (training mode, or no running statistics), which mixes the samples, so the "
+            "gradient is not each sample's own and the penalty is not what its paper defines; use "
+            "layer, group or spectral normalization in the critic"
         )
     return gradients
 
@@ -90,10 +90,13 @@ class _WatchesBatchNorm(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
 def _refuse_batch_norm(critic: Critic) -> None:
     """In a compiled step the layers of a critic can be looked at only if it is a module."""
     for name, part in critic.named_modules() if isinstance(critic, nn.Module) else ():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training:
+        if isinstance(part, _BATCH_NORMS) and part.training:
             raise ValueError(
                 f"the critic's {name or 'module'} is a {type(part).__name__} in training mode, and a "
                 "compiled penalty cannot keep its running statistics"
