@@ -53,11 +53,11 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
         raise RuntimeError(
             "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
         )
-    with torch.enable_grad(), precision, _WatchesBatchNorm() as watch:
-        gradients = _as_written(_by_autograd)(critic, points)
-    if watch.channels is not None:
+    with torch.enable_grad(), precision:
+        gradients, channels = _as_written(_by_autograd)(critic, points)
+    if channels is not None:
         warn_caller(
-            f"a batch norm of {watch.channels} channels in the critic used the statistics of the "
+            f"a batch norm of {channels} channels in the critic used the statistics of the "
             "batch (training mode, or no running statistics), which mixes the samples, so the "
             "gradient is not each sample's own and the penalty is not what its paper defines; use "
             "layer, group or spectral normalization in the critic"
@@ -65,10 +65,14 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
     return gradients
 
 
-def _by_autograd(critic: Critic, points: Tensor) -> list[Tensor]:
+def _by_autograd(critic: Critic, points: Tensor) -> tuple[list[Tensor], int | None]:
+    """The gradients, and the channels of a batch norm that mixed the samples, if one ran."""
     points.requires_grad_()
     # The critic gets a copy, since a layer may work in place on it.
-    return gradients_of_logits(critic(points.clone()), points)
+    copied = points.clone()
+    with _WatchesBatchNorm() as watch:
+        logits = critic(copied)
+    return gradients_of_logits(logits, points), watch.channels
 
 
 class _WatchesBatchNorm(TorchFunctionMode):
