@@ -53,22 +53,26 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
         raise RuntimeError(
             "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
         )
-    with torch.enable_grad(), precision, _WatchesBatchNorm() as watch:
-        gradients = _as_written(_by_autograd)(critic, points)
-    if watch.channels is not None:
+    with torch.enable_grad(), precision:
+        gradients, channels = _as_written(_by_autograd)(critic, points)
+    if channels is not None:
         warn_caller(
-            f"a batch norm of {watch.channels} channels in the critic used the statistics of the "
-            "batch, which mixes the samples, so the gradient is not each sample's own and the "
-            "penalty is not what its paper defines; use layer, group or spectral normalization in "
-            "the critic"
+            f"a batch norm of {channels} channels in the critic used the statistics of the "
+            "batch (training mode, or no running statistics), which mixes the samples, so the "
+            "gradient is not each sample's own and the penalty is not what its paper defines; use "
+            "layer, group or spectral normalization in the critic"
         )
     return gradients
 
 
-def _by_autograd(critic: Critic, points: Tensor) -> list[Tensor]:
+def _by_autograd(critic: Critic, points: Tensor) -> tuple[list[Tensor], int | None]:
+    """The gradients, and the channels of a batch norm that mixed the samples, if one ran."""
     points.requires_grad_()
     # The critic gets a copy, since a layer may work in place on it.
-    return gradients_of_logits(critic(points.clone()), points)
+    copied = points.clone()
+    with _WatchesBatchNorm() as watch:
+        logits = critic(copied)
+    return gradients_of_logits(logits, points), watch.channels
 
 
 class _WatchesBatchNorm(TorchFunctionMode):
@@ -90,10 +94,13 @@ class _WatchesBatchNorm(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
 def _refuse_batch_norm(critic: Critic) -> None:
     """In a compiled step the layers of a critic can be looked at only if it is a module."""
     for name, part in critic.named_modules() if isinstance(critic, nn.Module) else ():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training:
+        if isinstance(part, _BATCH_NORMS) and part.training:
             raise ValueError(
                 f"the critic's {name or 'module'} is a {type(part).__name__} in training mode, and a "
                 "compiled penalty cannot keep its running statistics"

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -227,6 +228,13 @@ class Case:
     def _seeded(
         self, function: Callable[..., Tensor], what: str, block: Any, *inputs: Tensor
     ) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), self._gradients(inputs):
             torch.manual_seed(SEED)
             return one_tensor(function(block, *inputs), what)
+
+    def _gradients(self, inputs: tuple[Tensor, ...]) -> AbstractContextManager[Any]:
+        """A loss of plain numbers trains nothing, so it is asked for its value only."""
+        plain = not any(x.requires_grad for x in inputs)
+        return (
+            torch.no_grad() if plain and self.entry.kind in ("loss", "penalty") else nullcontext()
+        )
