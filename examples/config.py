@@ -26,6 +26,7 @@ from gan_blocks import (
     registry,
 )
 from gan_blocks.presets import names
+from gan_blocks.spec import Capabilities
 from gan_blocks.types import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -35,19 +36,69 @@ from gan_blocks.types import (
 from reading import OptimizerSpec
 
 
+LACKING = {
+    "augmented_logits": "logits of samples and of their augmented copies, and this trainer augments nothing",
+    "samples": "samples that belong together, such as an image and its reconstruction, and this trainer "
+    "draws its samples from latent vectors",
+    "feature_lists": "features of samples that belong together, such as an image and its reconstruction, "
+    "and this trainer draws its samples from latent vectors",
+    "other": "what only its own page describes, by a call of its own",
+}
+"""What the trainer does not have, by the word for what a term compares."""
+
+
 class Auxiliary(BaseModel, extra="forbid", strict=True):
-    """A term of the generator's loss that compares real and generated samples.
+    """A further term of the loss of one side.
+
+    A term of the critic's side is called with the logits, `term(real_logits, fake_logits)`; one of the
+    generator's side with features or logits of real and generated samples; and one that looks at a network,
+    such as `OrthogonalRegularizer`, with the network of its side.
 
     Args:
-        term: The block, called `term(real, fake)`.
+        term: The block.
+        side: `critic` or `generator`, for a term that may stand in the loss of either. The others say
+            themselves where they belong.
         layers: Layers of the discriminator whose features it compares, each in turn and summed; its
             logits if none is named.
         weight: Factor of the term.
     """
 
     term: AuxiliarySpec
+    side: Literal["critic", "generator"] | None = None
     layers: list[str] = Field([""], min_length=1)
     weight: NonNegativeFloat = 1.0
+
+    @property
+    def compares(self) -> str:
+        """What the term is called with."""
+        return str(self._record.compares)
+
+    @property
+    def _record(self) -> Capabilities:
+        return registry.find(self.term["block"], "auxiliary").blueprint.capabilities
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> "Auxiliary":
+        name, own = self.term["block"], self._record.side
+        if self.compares in LACKING:
+            raise ValueError(
+                f"{name} compares {LACKING[self.compares]}; use it in your own loop"
+            )
+        if own == "both" and self.side is None:
+            raise ValueError(
+                f'{name} may stand in the loss of either side; add side = "critic" or "generator"'
+            )
+        if own != "both" and self.side not in (None, own):
+            raise ValueError(f"{name} belongs to the loss of the {own}; remove side")
+        self.side = self.side or own  # type: ignore[assignment]
+        if self.side == "critic" and self.compares == "features":
+            raise ValueError(
+                f"{name} compares features, which this trainer has for the generator's loss only; use it "
+                "in your own loop"
+            )
+        if self.layers != [""] and self.compares != "features":
+            raise ValueError(f"{name} compares no layers; remove layers")
+        return self
 
 
 class Average(BaseModel, extra="forbid", strict=True, frozen=True):
@@ -102,6 +153,7 @@ class Config(BaseModel):
     steps: PositiveInt
     batch_size: PositiveInt = 128
     accumulate: PositiveInt = 1
+    packing: PositiveInt = 1
     critic_steps: PositiveInt = 1
     reuse_fakes: bool = False
     clip_gradient: PositiveFloat | None = None
@@ -138,6 +190,11 @@ class Config(BaseModel):
             raise ValueError(
                 f"the generator has {counts[0]} classes and the discriminator {counts[1]}; give both "
                 "the same num_classes, or choose networks that take classes"
+            )
+        if self.packing > 1 and self.num_classes:
+            raise ValueError(
+                "packing joins samples, whose labels differ; set packing = 1, or choose networks without "
+                "num_classes"
             )
         return self
 

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gan_blocks._checks import check_generator
 from gan_blocks.precision import at_least_float32
 
 _group: ContextVar[Any] = ContextVar("process group", default=None)
@@ -162,6 +163,7 @@ def draw(
 
     Raises:
         ValueError: If the shape has no dimension.
+        TypeError: If `generator` is not a `torch.Generator`.
 
     Example:
         >>> import torch
@@ -172,6 +174,7 @@ def draw(
         raise ValueError(
             f"shape should begin with the size of the part, such as (4, 3), got {shape}"
         )
+    check_generator(generator)
     # With sizes that change the compiler takes no generator, not even None.
     options: dict[str, Any] = {"device": device, "dtype": dtype}
     options |= {} if generator is None else {"generator": generator}

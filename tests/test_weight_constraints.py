@@ -692,15 +692,6 @@ def test_finding_the_sizes_leaves_shared_layers_as_they_were():
     assert norm_by_definition(convolution.eval().double(), (2, 5, 5)) == pytest.approx(1, rel=1e-4)
 
 
-@pytest.mark.parametrize("packing", [2, 3, 4])
-def test_norms_of_convolutions_behind_packs_of_any_size(packing):
-    torch.manual_seed(0)
-    critic = gb.DCGANDiscriminator(16, 2, 2, norm="none", packing=packing)
-    SpectralNorm(n_power_iterations=100, input_shape=(2, 16, 16))(critic)
-    first = critic.layers[0][1].eval()
-    assert norm_by_definition(first.double(), (2 * packing, 16, 16)) == pytest.approx(1, rel=1e-3)
-
-
 class Standardised(nn.Conv2d):
     """Weight standardisation."""
 

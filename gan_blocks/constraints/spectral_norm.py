@@ -1,6 +1,5 @@
 """Spectral normalisation of a whole network."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from gan_blocks._input_gradient import JoinsSamples
 from gan_blocks.constraints._maps import is_convolution, linear_maps
 from gan_blocks.constraints._operator_norm import OperatorNorm
 from gan_blocks.lipschitz.bound import computes_as, on_meta, samples_on_meta
@@ -196,10 +194,9 @@ def _shapes_seen(
         return layer.register_forward_pre_hook(note)
 
     hooks = [watch(name, layer) for name, layer in layers.items()]
-    packs = (part.pack_size for part in module.modules() if isinstance(part, JoinsSamples))
     try:
         with torch.no_grad(), on_meta(module):
-            module(samples_on_meta(module, input_shape, 2 * math.prod(packs)))
+            module(samples_on_meta(module, input_shape, 2))
     except Exception as error:
         raise ValueError(
             f"{type(module).__name__} does not run on a batch of samples of shape {input_shape} "

@@ -1,6 +1,7 @@
-"""Virtual batch normalisation, and the wrapper that brings it its reference batch."""
+"""Virtual batch normalization, and the wrapper that brings it its reference batch."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -20,6 +21,47 @@ class _Statistics(NamedTuple):
     mean: Tensor
     variance: Tensor
     size: int
+
+
+class _Task(NamedTuple):
+    """What a layer does in a forward, one entry for each of its calls."""
+
+    collects: bool  # the statistics of the reference; otherwise it uses them
+    statistics: list[_Statistics]
+
+
+class _Here(threading.local):
+    """What happens in one thread. The layers are shared, so nothing of it lies in them."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[nn.Module, _Task] = {}
+        self.reference_passes = 0
+
+
+_here = _Here()
+
+
+def reference_passes() -> int:
+    """How many reference batches are on their way through a network, in this thread."""
+    return _here.reference_passes
+
+
+@contextmanager
+def _tasks(
+    layers: Sequence[nn.Module], collects: bool, statistics: Sequence[list[_Statistics]]
+) -> Iterator[None]:
+    """Give each layer its task. Within another wrapper of the same layers the inner one counts."""
+    before = [_here.tasks.get(layer) for layer in layers]
+    for layer, own in zip(layers, statistics, strict=True):
+        _here.tasks[layer] = _Task(collects, own)
+    try:
+        yield
+    finally:
+        for layer, task in zip(layers, before, strict=True):
+            if task is None:
+                del _here.tasks[layer]
+            else:
+                _here.tasks[layer] = task
 
 
 @block(
@@ -94,12 +136,11 @@ class VirtualBatchNorm(WideBuffers):
         # Frozen means and variances of each call, (calls, 2, C), and sizes of the reference.
         self.register_buffer("frozen", None)
         self.register_buffer("frozen_sizes", None)
-        # One entry for each call of the layer in one forward of the network.
-        self._collected: list[_Statistics] | None = None
-        self._awaiting: list[_Statistics] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised samples."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"VirtualBatchNorm takes a tensor, got {type(x).__name__}")
         if x.dim() < 2 or x.shape[1] != self.num_features:
             raise ValueError(
                 f"VirtualBatchNorm takes (N, {self.num_features}, ...), got {tuple(x.shape)}"
@@ -107,13 +148,14 @@ class VirtualBatchNorm(WideBuffers):
         wide = at_least_float32(x)
         shape = (-1, self.num_features, *[1] * (x.dim() - 2))
         positions = list(range(2, x.dim()))
-        if self._collected is not None:
+        task = _here.tasks.get(self)
+        if task is not None and task.collects:
             mean = wide.mean([0, *positions])
             centred = wide - mean.view(shape)
             variance = centred.square().mean([0, *positions])
-            self._collected.append(_Statistics(mean, variance, len(x)))
-        elif self._awaiting:
-            reference = self._awaiting.pop(0)
+            task.statistics.append(_Statistics(mean, variance, len(x)))
+        elif task is not None and task.statistics:
+            reference = task.statistics.pop(0)
             c = 1 / (reference.size + 1)
             mean_x = wide.mean(positions) if positions else wide
             mean = c * mean_x + (1 - c) * reference.mean
@@ -189,16 +231,24 @@ class WithReference(nn.Module):
 
     def __init__(self, network: nn.Module, reference: Tensor | tuple[Tensor, ...]) -> None:
         super().__init__()
-        references = (reference,) if isinstance(reference, Tensor) else tuple(reference)
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network should be a torch.nn.Module, got {type(network).__name__}")
+        references = (reference,) if isinstance(reference, Tensor) else reference
+        if not isinstance(references, list | tuple) or not all(
+            isinstance(x, Tensor) for x in references
+        ):
+            raise TypeError(
+                "reference should be a tensor, or a tuple of tensors for a network of several inputs, "
+                f"got {type(reference).__name__}"
+            )
         if not any(isinstance(m, VirtualBatchNorm) for m in network.modules()):
             raise ValueError("the network has no VirtualBatchNorm layer, so it needs no reference")
-        if not references or any(len(tensor) == 0 for tensor in references):
+        if not references or any(x.dim() == 0 or len(x) == 0 for x in references):
             raise ValueError("the reference is empty; give a batch of inputs")
         self.network = network
         self._count = len(references)
         for i, tensor in enumerate(references):
             self.register_buffer(f"reference_{i}", tensor.detach().clone())
-        self._on_reference = False  # whether the reference is going through the network now
 
     @property
     def reference(self) -> tuple[Tensor, ...]:
@@ -207,6 +257,8 @@ class WithReference(nn.Module):
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the network gives on the inputs; the options go into the reference's pass too."""
+        if not inputs:
+            raise TypeError("WithReference takes the inputs of its network by position, got none")
         named = [name for name, value in options.items() if isinstance(value, Tensor)]
         if named:
             raise TypeError(
@@ -217,13 +269,8 @@ class WithReference(nn.Module):
             statistics = [layer._frozen_statistics() for layer in layers]
         else:
             statistics = self._statistics(**options)
-        for layer, collected in zip(layers, statistics, strict=True):
-            layer._awaiting = list(collected)
-        try:
+        with _tasks(layers, False, statistics):
             return self.network(*inputs, **options)
-        finally:
-            for layer in layers:
-                layer._awaiting = None
 
     @property
     def frozen(self) -> bool:
@@ -252,35 +299,53 @@ class WithReference(nn.Module):
     def _statistics(self, **options: Any) -> list[list[_Statistics]]:
         """The statistics of each layer over the reference."""
         layers = self._layers()
-        for layer in layers:
-            layer._collected = []
-        self._on_reference = True
+        collected: list[list[_Statistics]] = [[] for _ in layers]
+        # Every process has the whole reference, so no layer looks for parts of it on the others. The
+        # compiler cannot set the variable of `local`, and on one process there is no need to.
+        alone = local() if process_count() > 1 else nullcontext()
+        _here.reference_passes += 1
         try:
-            # Every process has the whole reference, so no layer looks for parts of it on the others. The
-            # compiler cannot set the variable of `local`, and on one process there is no need to.
-            alone = local() if process_count() > 1 else nullcontext()
-            with _running_statistics_kept(self.network), alone:
+            with _tasks(layers, True, collected), _running_statistics_kept(self.network), alone:
                 # A copy: DistributedDataParallel writes to buffers between forward and backward.
                 self.network(*(x.clone() for x in self.reference), **options)
-            return [layer._collected or [] for layer in layers]
         finally:
-            self._on_reference = False
-            for layer in layers:
-                layer._collected = None
+            _here.reference_passes -= 1
+        return collected
+
+
+_lock = threading.Lock()
+_kept: dict[nn.Module, tuple[int, bool, float | None]] = {}
+"""Norms that learn nothing at the moment: for how many reference passes, and their own settings."""
 
 
 @contextmanager
 def _running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Layers with running statistics normalise as ever, but do not learn from the reference."""
+    """Layers with running statistics normalize as always, but do not learn from the reference.
+
+    Their settings are not a thread's own. So while the reference of one thread is on its way, the norm
+    learns nothing from the other threads either; the last of them puts the settings back.
+    """
     norms = [m for m in network.modules() if isinstance(m, _NormBase) and m.training]
-    kept = [(m, m.track_running_stats, m.momentum) for m in norms]
-    try:
+    if not norms:
+        yield
+        return
+    with _lock if not torch.compiler.is_compiling() else nullcontext():
         for module in norms:
+            count, track, momentum = _kept.get(
+                module, (0, module.track_running_stats, module.momentum)
+            )
+            _kept[module] = (count + 1, track, momentum)
             if isinstance(module, _BatchNorm):
                 module.track_running_stats = False
             else:
                 module.momentum = 0.0
+    try:
         yield
     finally:
-        for module, track, momentum in kept:
-            module.track_running_stats, module.momentum = track, momentum
+        with _lock if not torch.compiler.is_compiling() else nullcontext():
+            for module in norms:
+                count, track, momentum = _kept.pop(module)
+                if count > 1:
+                    _kept[module] = (count - 1, track, momentum)
+                else:
+                    module.track_running_stats, module.momentum = track, momentum

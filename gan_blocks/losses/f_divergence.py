@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._logits import combined, discriminator_pairs, generator_logits, two_sided
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Divergence, Logits
 
@@ -68,15 +68,15 @@ class FDivergenceLoss(nn.Module):
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """The critic's loss; its negative bounds the divergence from below."""
-        pairs = pairs_of_critics(real_logits, fake_logits)
+        pairs = discriminator_pairs(self, real_logits, fake_logits, unbounded=True)
         terms = [-self.divergence.bound(r, f) for r, f in pairs]
         return combined(terms, self.combine)
 
-    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+    def generator(self, fake_logits: Logits, *, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; real values are not used."""
         minimax = self.generator_objective == "minimax"
         gain = self.divergence.conjugate_of_activation if minimax else self.divergence.activation
-        terms = [-gain(f).mean() for f in sub_critics("fake_logits", fake_logits)]
+        terms = [-gain(f).mean() for f in generator_logits(self, fake_logits, unbounded=True)]
         return combined(terms, self.combine)
 
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:

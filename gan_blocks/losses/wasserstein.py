@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._logits import combined, discriminator_pairs, generator_logits, two_sided
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Logits
 
@@ -50,12 +50,14 @@ class WassersteinLoss(nn.Module):
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """The critic's loss."""
-        terms = [f.mean() - r.mean() for r, f in pairs_of_critics(real_logits, fake_logits)]
+        terms = [
+            f.mean() - r.mean() for r, f in discriminator_pairs(self, real_logits, fake_logits)
+        ]
         return combined(terms, self.combine)
 
-    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+    def generator(self, fake_logits: Logits, *, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; real values are not used."""
-        terms = [-f.mean() for f in sub_critics("fake_logits", fake_logits)]
+        terms = [-f.mean() for f in generator_logits(self, fake_logits)]
         return combined(terms, self.combine)
 
     forward = two_sided

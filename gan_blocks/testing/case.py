@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -231,9 +231,16 @@ class Case:
     def _seeded(
         self, function: Callable[..., Tensor], what: str, block: Any, *inputs: Tensor
     ) -> Tensor:
-        with torch.random.fork_rng(devices=[]), state_kept(block):
+        with torch.random.fork_rng(devices=[]), state_kept(block), self._gradients(inputs):
             torch.manual_seed(SEED)
             return one_tensor(function(block, *inputs), what)
+
+    def _gradients(self, inputs: tuple[Tensor, ...]) -> AbstractContextManager[Any]:
+        """A loss of plain numbers trains nothing, so it is asked for its value only."""
+        plain = not any(x.requires_grad for x in inputs)
+        return (
+            torch.no_grad() if plain and self.entry.kind in ("loss", "penalty") else nullcontext()
+        )
 
 
 @contextmanager

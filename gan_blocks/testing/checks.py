@@ -361,10 +361,9 @@ def called_twice(case: Case) -> None:
     _stilled(case, block)
     once, twice = copy.deepcopy(block), copy.deepcopy(block)
     expected = _call(case, once, inputs)
+    _assert_same_state(once, block, "in forward")
     for _ in range(2):
         torch.testing.assert_close(_call(case, twice, inputs), expected, rtol=0, atol=0)
-    _assert_same_state(once, block, "in forward")
-    _assert_same_state(twice, block, "in forward")
     _step(once)
     _step(twice)
     _assert_same_state(twice, once, "at the step after two calls instead of one")
