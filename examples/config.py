@@ -81,9 +81,7 @@ class Auxiliary(BaseModel, extra="forbid", strict=True):
     def _has_a_place(self) -> "Auxiliary":
         name, own = self.term["block"], self._record.side
         if self.compares in LACKING:
-            raise ValueError(
-                f"{name} compares {LACKING[self.compares]}; use it in your own loop"
-            )
+            raise ValueError(f"{name} compares {LACKING[self.compares]}; use it in your own loop")
         if own == "both" and self.side is None:
             raise ValueError(
                 f'{name} may stand in the loss of either side; add side = "critic" or "generator"'
@@ -119,11 +117,17 @@ class Config(BaseModel):
     Args:
         plugins: Python files with blocks of one's own, relative to the config file. The classes of
             `my_blocks.py` are then named `my_blocks/Class`.
-        adversarial_weight: Factor of the loss in the generator's step; with 0 the auxiliary terms
-            alone train it.
+        generator_optimizer: Numbers may be schedules. These count train steps, whatever `critic_steps`.
+        penalties: In the discriminator's loss. The `steps` of schedules inside count steps of its
+            optimizer, `critic_steps` in each train step.
+        adversarial_weight: Factor of the loss in the generator's step; with 0 the auxiliary terms of the
+            generator's side alone train it.
+        auxiliary: Further terms. The `steps` inside are those of the optimizer of the term's side.
         batch_size: Samples of a batch, over all processes.
         accumulate: In how many parts a batch goes through the networks, to save memory. Blocks that
             look at the whole batch see a part of it.
+        packing: How many samples the discriminator is shown as one. Its `channels` or `input_shape` is
+            that of such a pack.
         critic_steps: Steps of the discriminator for each one of the generator.
         reuse_fakes: Whether the generator's step takes the samples of the discriminator's last step
             instead of drawing new ones, which saves a forward of the generator.

@@ -92,9 +92,7 @@ class Term(NamedTuple):
     layers: list[str]
     weight: float
 
-    def value(
-        self, network: nn.Module, real: Mapping[str, Any], fake: Mapping[str, Any]
-    ) -> Tensor:
+    def value(self, network: nn.Module, real: Mapping[str, Any], fake: Mapping[str, Any]) -> Tensor:
         """The sum over its layers, weight included.
 
         Args:

@@ -229,7 +229,7 @@ class Trainer:
         real, *labels = self.parts_of(next(self.batches()))[0][0]
         try:
             fake = self.sample(len(real), 0, *labels)
-            with without_training(self.critic):
+            with without_training(self.critic, self.generator):
                 of_real, of_fake = (
                     self.features(pack(x, self.config.packing), *labels) for x in (real, fake)
                 )
@@ -381,7 +381,9 @@ def run(
     if not resume:
         trainer.check()
     if trainer.is_main and (early := trainer.early_ends()):
-        print(f"These schedules end before a tenth of the run: {'; '.join(early)}.", file=sys.stderr)
+        print(
+            f"These schedules end before a tenth of the run: {'; '.join(early)}.", file=sys.stderr
+        )
     batches = trainer.batches()
     recording = Record(trainer, out, again) if trainer.is_main else nullcontext()
     with Stop(trainer.accelerator) as stop, recording as record:

@@ -133,7 +133,10 @@ def test_term_that_does_not_fit_its_features_is_refused_before_the_first_step(
 def test_feature_matching_on_unknown_layers_is_refused(write, train):
     status, message = train(write(("[data]", MATCHING[1].replace("layers.2", "layers.99"))))
     assert status == 2
-    assert "auxiliary.layers: the network has no layer 'layers.99'" in message
+    assert (
+        "auxiliary.layers: layers should name layers of the network, which has no layer 'layers.99'"
+        in message
+    )
     assert "layers.0" in message
 
 
@@ -211,7 +214,9 @@ def test_batch_that_fills_no_packs_is_refused_before_the_first_step(
 
 def test_packs_of_samples_with_labels_are_refused(examples):
     file = examples.folder / "configs" / "digits_conditional.toml"
-    with pytest.raises(examples.data.UsageError, match="packing joins samples, whose labels differ"):
+    with pytest.raises(
+        examples.data.UsageError, match="packing joins samples, whose labels differ"
+    ):
         examples.reading.read_config(examples.config.Config, file, ["packing=2"])
 
 
@@ -268,7 +273,9 @@ def test_average_takes_the_whole_batch_for_one_step_whatever_its_parts(trainer):
         ("ema = 0.9", "ema = { half_life = 16 }"),
         ("batch_size = 16", "batch_size = 16\naccumulate = 4"),
     )
-    it.generator_step(next(batches), it.latents(16))  # the first update takes the weights as they are
+    it.generator_step(
+        next(batches), it.latents(16)
+    )  # the first update takes the weights as they are
     before = next(it.generator.parameters()).detach().clone()
     it.generator_step(next(batches), it.latents(16))
     now = next(it.generator.parameters()).detach()
