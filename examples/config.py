@@ -35,13 +35,14 @@ from gan_blocks.types import (
 )
 from reading import OptimizerSpec
 
-
+_PAIRS = (
+    "samples that belong together, such as an image and its reconstruction, and this trainer draws its "
+    "samples from latent vectors"
+)
 LACKING = {
-    "augmented_logits": "logits of samples and of their augmented copies, and this trainer augments nothing",
-    "samples": "samples that belong together, such as an image and its reconstruction, and this trainer "
-    "draws its samples from latent vectors",
-    "feature_lists": "features of samples that belong together, such as an image and its reconstruction, "
-    "and this trainer draws its samples from latent vectors",
+    "augmented_logits": "logits of samples and of their augmented copies, and this trainer makes none",
+    "samples": _PAIRS,
+    "feature_lists": f"features of {_PAIRS}",
     "other": "what only its own page describes, by a call of its own",
 }
 """What the trainer does not have, by the word for what a term compares."""
@@ -50,9 +51,9 @@ LACKING = {
 class Auxiliary(BaseModel, extra="forbid", strict=True):
     """A further term of the loss of one side.
 
-    A term of the critic's side is called with the logits, `term(real_logits, fake_logits)`; one of the
-    generator's side with features or logits of real and generated samples; and one that looks at a network,
-    such as `OrthogonalRegularizer`, with the network of its side.
+    A term of the critic's side is called with the logits of real and generated samples, and a term of the
+    generator's side with their features or logits. A term that looks at a network, such as
+    `OrthogonalRegularizer`, is called with the network of its side.
 
     Args:
         term: The block.
@@ -91,8 +92,8 @@ class Auxiliary(BaseModel, extra="forbid", strict=True):
         self.side = self.side or own  # type: ignore[assignment]
         if self.side == "critic" and self.compares == "features":
             raise ValueError(
-                f"{name} compares features, which this trainer has for the generator's loss only; use it "
-                "in your own loop"
+                f"{name} compares features, which this trainer has for the generator's loss only; use "
+                "it in your own loop"
             )
         if self.layers != [""] and self.compares != "features":
             raise ValueError(f"{name} compares no layers; remove layers")
@@ -197,8 +198,8 @@ class Config(BaseModel):
             )
         if self.packing > 1 and self.num_classes:
             raise ValueError(
-                "packing joins samples, whose labels differ; set packing = 1, or choose networks without "
-                "num_classes"
+                "packing joins samples, whose labels differ; set packing = 1, or choose networks "
+                "without num_classes"
             )
         return self
 

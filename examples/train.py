@@ -93,8 +93,8 @@ class Trainer:
         shares = self.accelerator.num_processes * self.config.accumulate
         if m > 1 and size % (shares * m):
             raise UsageError(
-                f"packing: of a batch of {size} a process sees {size // shares} samples at once, which make "
-                f"no packs of {m}; make batch_size a multiple of {shares * m}"
+                f"packing: of a batch of {size} a process sees {size // shares} samples at once, which "
+                f"make no packs of {m}; make batch_size a multiple of {shares * m}"
             )
 
     def _terms(self, blocks: list[Any]) -> dict[str, list[Term]]:
@@ -103,7 +103,7 @@ class Trainer:
         for i, (item, block) in enumerate(zip(self.config.auxiliary, blocks, strict=True)):
             name = f"auxiliary.{i} ({item.term['block']})"
             term = Term(name, block, item.compares == "module", self.layers[i], item.weight)
-            terms[item.side].append(term)
+            terms[str(item.side)].append(term)
         return terms
 
     def _follow(self) -> None:
