@@ -69,7 +69,7 @@ def needs_newer(package: Distribution | None, version: str) -> str:
     except Exception:
         return ""
     for requirement in requirements:
-        named = re.match(r"\s*gan[-_.]+blocks\b([^;]*)$", requirement, re.IGNORECASE)
+        named = re.match(r"\s*gan[-_.]+blocks(?![-_.\w])([^;]*)$", requirement, re.IGNORECASE)
         for operator, least in re.findall(
             r"(>=|~=|==|>)\s*(\d+(?:\.\d+)*)", named[1] if named else ""
         ):

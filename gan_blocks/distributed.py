@@ -29,8 +29,10 @@ from gan_blocks.precision import at_least_float32
 
 _group: ContextVar[Any] = ContextVar("process group", default=None)
 """A process group, None for the default one, or "local"."""
-_draws: ContextVar[torch.Generator | None] = ContextVar("random numbers", default=None)
-"""What draws in a thread that stands for a process; None for torch's own generator."""
+Draw = Callable[[Callable[..., Tensor], Sequence[int], dict[str, Any]], Tensor]
+
+_source: ContextVar[Draw | None] = ContextVar("source of random numbers", default=None)
+"""Draws in the place of torch, for tests: `source(distribution, shape, options)`."""
 
 
 @contextmanager
@@ -174,13 +176,19 @@ def draw(
         )
     check_generator(generator)
     # With sizes that change the compiler takes no generator, not even None.
-    generator = _draws.get() if generator is None else generator
-    given = {} if generator is None else {"generator": generator}
+    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    options |= {} if generator is None else {"generator": generator}
+    source = _source.get() or _from_torch
     count, (n, *rest) = process_count(), shape
     if count == 1:
-        return distribution(shape, device=device, dtype=dtype, **given)
-    whole = distribution((count * n, *rest), device=device, dtype=dtype, **given)
-    return whole[_rank() * n :][:n]
+        return source(distribution, shape, options)
+    return source(distribution, (count * n, *rest), options)[_rank() * n :][:n]
+
+
+def _from_torch(
+    distribution: Callable[..., Tensor], shape: Sequence[int], options: dict[str, Any]
+) -> Tensor:
+    return distribution(shape, **options)
 
 
 def mean(x: Tensor, dim: int | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from torch import nn
 
 from gan_blocks._arguments import field_type, problems_of, tell_renamed
 from gan_blocks.errors import InvalidArgumentsError, Problem, ReadOnlyArgumentError
+from gan_blocks.hookspecs import PAGE
 from gan_blocks.types import Compares, Side
 
 _OPTIONS = ("device", "dtype")
@@ -60,7 +61,8 @@ class Capabilities:
         if not isinstance(self.batch_dependent, str):
             raise TypeError(
                 "batch_dependent should say in words why a sample's result depends on the rest of the "
-                f'batch, such as "it compares means of the batch", got {self.batch_dependent!r}'
+                'batch, such as "it compares means of the batch", got '
+                f"{self.batch_dependent!r}; see {PAGE}"
             )
         for name, words in (("side", get_args(Side)), ("compares", get_args(Compares))):
             value = getattr(self, name)

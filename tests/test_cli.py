@@ -114,6 +114,10 @@ def test_show_prints_arguments_limits_and_source():
     assert "one_sided: boolean, default false" in printed
     assert "arXiv:1704.00028" in printed
     assert "divergence: a divergence, required" in run("show", "FDivergenceLoss").stdout
+    printed = run("show", "LeCamRegularizer").stdout
+    assert "batch dependent: the averages of the logits include the batch at hand" in printed
+    assert "side: critic, compares: logits" in printed
+    assert "moves in forward" in run("show", "ConditionalBatchNorm2d").stdout
     assert "output_shape: list of integer above 0" in run("show", "MLPGenerator").stdout
 
 
@@ -285,7 +289,7 @@ def test_blocks_in_a_file_of_ones_own_are_known_with_plugin(tmp_path):
         "class Own(nn.Module):\n"
         "    def __init__(self, scale: float = 1.0) -> None: super().__init__()\n"
         "    def discriminator(self, real_logits, fake_logits): return fake_logits.mean()\n"
-        "    def generator(self, fake_logits, real_logits=None): return fake_logits.mean()\n"
+        "    def generator(self, fake_logits, *, real_logits=None): return fake_logits.mean()\n"
     )
     config = tmp_path / "a.toml"
     config.write_text('plugins = ["own.py"]\n[loss]\nblock = "own/Own"\nscale = 2.0\n')
@@ -338,11 +342,15 @@ class Doubled(nn.Module):
 class Needy(nn.Module):
     def __init__(self, size: PositiveInt) -> None:
         super().__init__()
+    def forward(self, x):
+        return x
 
 @block
 class Bare(nn.Module):
     def __init__(self, size: PositiveInt = 1) -> None:
         super().__init__()
+    def forward(self, x):
+        return x
 
 from gan_blocks import hookimpl
 @hookimpl
@@ -510,6 +518,9 @@ def test_wrong_case_is_told_once_with_its_place_and_stops_no_other(tmp_path):
 class Loud(nn.Module):
     """A layer of a notebook."""
 
+    def forward(self, x):
+        return x
+
 
 def test_a_registered_block_has_its_place_in_the_list():
     registry.register(Loud, name="notebook", kind="layer")
@@ -544,6 +555,8 @@ from gan_blocks import block, hookimpl
 @block
 class Good(nn.Module):
     "A good block."
+    def forward(self, x):
+        return x
 @hookimpl
 def gan_blocks_layers():
     return [Good]
@@ -628,6 +641,77 @@ def test_list_holds_what_works_and_names_what_does_not(site):
     assert ["-", "broken/...", "dist-broken", "2.1", "failed"] in [
         line.split() for line in printed.splitlines()
     ]
+
+
+NOISY = """
+import os, subprocess, sys, threading, time
+print("NOISE by Python")
+sys.__stdout__.write("NOISE by the first stdout\\n")
+sys.__stdout__.flush()
+os.write(1, b"NOISE below Python\\n")
+subprocess.run([sys.executable, "-c", "print('NOISE of a child')"], check=True)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1); print('NOISE of a late child')"])
+def go_on():
+    while True:
+        os.write(1, b"NOISE of a thread\\n")
+        print("NOISE of a thread", flush=True)
+        time.sleep(0.001)
+threading.Thread(target=go_on, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list"],
+        ["show", "good/Good"],
+        ["schema", "layer"],
+        ["validate", "spec.toml"],
+        ["check", "good"],
+        ["doctor"],
+        ["new-plugin", "other"],
+    ],
+)
+def test_json_stays_json_whatever_a_plugin_prints(words, tmp_path):
+    info = tmp_path / "dist_good-2.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dist-good\nVersion: 2.1\n")
+    (info / "entry_points.txt").write_text("[gan_blocks]\ngood = module_good\n")
+    (tmp_path / "module_good.py").write_text(NOISY + GOOD)
+    (tmp_path / "spec.toml").write_text('block = "good/Good"\n')
+    code = (
+        f"import sys; sys.argv[1:] = {[*words, '--json']!r}; from gan_blocks.cli import app; app()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    json.loads(result.stdout)
+    if words[0] != "new-plugin":
+        for source in ("by Python", "below Python", "of a child", "of a late child", "of a thread"):
+            assert f"NOISE {source}" in result.stderr, source
+
+
+@pytest.mark.parametrize("closing", ["2>&-", ">&-", "| head -1"])
+def test_a_closed_stream_is_no_reason_for_a_traceback(closing, site):
+    code = "import sys; sys.argv[1:] = ['list']; from gan_blocks.cli import app; app()"
+    result = subprocess.run(
+        f'"{sys.executable}" -c "{code}" {closing}',
+        shell=True,
+        env=os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+    assert result.stdout.startswith("" if closing == ">&-" else "kind")
 
 
 def test_check_of_a_plugin_that_fails_to_load_fails(site):

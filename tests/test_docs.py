@@ -16,6 +16,7 @@ import yaml
 import gan_blocks
 from gan_blocks import registry
 from gan_blocks.cli.validate import _specs
+from gan_blocks.hookspecs import HOOKS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -27,12 +28,13 @@ PROMISES = {
     "autocast": "autocast",
     "distributed": "distributed",
     "batch_dependent": "depends on the batch",
+    "moves_in_forward": "moves in forward",
 }
 
 
 def page_of(entry) -> str:
-    """`losses/hinge_loss`: the subpackage, and the name with underscores between its words."""
-    folder = entry.cls.__module__.split(".")[1]
+    """`losses/hinge_loss`: the kind, and the name with underscores between its words."""
+    folder = HOOKS[entry.kind].removeprefix("gan_blocks_")
     between_words = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
     return f"{folder}/{re.sub(between_words, '_', entry.name).lower()}"
 
@@ -64,6 +66,13 @@ def test_the_table_of_blocks_says_what_each_block_promises():
         promises = [words for name, words in PROMISES.items() if record[name]]
         expected.append((entry.name, page_of(entry), ", ".join(promises) or "-"))
     assert sorted(rows) == sorted(expected)
+
+
+def test_the_table_of_auxiliary_terms_says_what_each_declares():
+    text = (DOCS / "blocks" / "index.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`(\w+)`\]\(auxiliary/.* \| (\w+) \| (\w+) \| [^|]+ \|$", text, re.M)
+    declared = [(entry.name, entry.blueprint.capabilities) for entry in BUILT_IN]
+    assert sorted(rows) == sorted((n, c.side, c.compares) for n, c in declared if c.side)
 
 
 def test_every_public_name_is_in_the_documentation():

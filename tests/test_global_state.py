@@ -1,14 +1,22 @@
-"""Loading a plugin leaves the settings of the process as they were."""
+"""What an import changes in the whole process is told, and left as it is."""
 
 import random
+import sys
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 
-from gan_blocks._global_state import _SETTINGS, _quietly, settings_kept
+from gan_blocks._global_state import SETTINGS, settings_watched
 
-CHANGES = {
+
+def change_path() -> None:
+    sys.path = sys.path[1:]
+
+
+CHANGES: dict[str, Callable[[], object]] = {
+    "sys.path": change_path,
     "torch's default dtype": lambda: torch.set_default_dtype(torch.float64),
     "torch's default device": lambda: torch.set_default_device("meta"),
     "torch's gradient mode": lambda: torch.set_grad_enabled(not torch.is_grad_enabled()),
@@ -19,72 +27,70 @@ CHANGES = {
     "torch's precision of matrix products": lambda: torch.set_float32_matmul_precision("medium"),
     "torch's anomaly detection": lambda: torch.autograd.set_detect_anomaly(True),
     "torch's number of threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
-    "torch's random numbers": lambda: torch.rand(1, device="cpu"),
-    "Python's random numbers": lambda: random.random(),
-    "NumPy's random numbers": lambda: np.random.rand(),  # noqa: NPY002
 }
 
 
+@pytest.fixture(autouse=True)
+def settings_as_they_were() -> Iterator[None]:
+    path, threads = list(sys.path), torch.get_num_threads()
+    precision = (
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.mkldnn.matmul.fp32_precision,
+    )
+    yield
+    sys.path = path
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = (
+        precision
+    )
+    torch.autograd.set_detect_anomaly(False)
+    torch.set_num_threads(threads)
+
+
 def state() -> dict[str, str]:
-    def plain(value):
-        return value.tolist() if isinstance(value, torch.Tensor) else value
-
-    return {name: repr(plain(_quietly(read))) for name, (read, _) in _SETTINGS.items()}
+    return {name: repr(read()) for name, read in SETTINGS.items()}
 
 
-def test_every_setting_has_a_change_below():
-    assert set(CHANGES) == set(_SETTINGS) - {"CUDA's random numbers"}
+def test_every_setting_has_a_change_above():
+    assert set(CHANGES) == set(SETTINGS)
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_setting_is_put_back_and_named(name):
-    before = state()
-    with settings_kept() as changed:
+def test_a_setting_that_changes_is_named_and_stays_changed(name):
+    with settings_watched() as changed:
         CHANGES[name]()
-        assert state() != before
-    assert state() == before
+        during = state()
+    assert state() == during
     assert changed == [name]
 
 
-def test_settings_are_put_back_when_the_body_raises():
-    before = state()
-    with pytest.raises(OSError, match="later"), settings_kept() as changed:  # noqa: PT012
+def test_settings_are_named_when_the_body_raises():
+    with pytest.raises(OSError, match="later"), settings_watched() as changed:  # noqa: PT012
         for change in CHANGES.values():
             change()
         raise OSError("later")
-    assert state() == before
     assert set(changed) == set(CHANGES)
 
 
-def test_what_does_not_change_is_not_named():
-    with settings_kept() as changed:
-        torch.ones(3).sum()
+def test_random_numbers_that_are_drawn_are_no_change_and_are_not_drawn_again():
+    with settings_watched() as changed:
+        drawn = torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002
+    after = torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002
     assert changed == []
-
-
-def test_a_users_own_settings_are_what_is_put_back():
-    with settings_kept():
-        torch.set_default_device("meta")
-        torch.set_default_dtype(torch.float64)
-        mine = state()
-        with settings_kept() as changed:
-            torch.set_default_device("cpu")
-            torch.set_default_dtype(torch.float16)
-        assert state() == mine
-        assert changed == ["torch's default dtype", "torch's default device"]
+    assert not torch.equal(drawn[0], after[0])
+    assert drawn[1:] != after[1:]
 
 
 @pytest.mark.parametrize(("backend", "value"), [("cuda", "tf32"), ("mkldnn", "bf16")])
 def test_torchs_newer_settings_of_precision_stop_nothing(backend, value):
     """Once they are used, torch refuses to tell the older one."""
     place = getattr(torch.backends, backend).matmul
-    before = place.fp32_precision
-    try:
-        place.fp32_precision = value
-        mine = state()
-        with settings_kept() as changed:
-            place.fp32_precision = "ieee"
-        assert state() == mine
-        assert changed == ["torch's precision of matrix products"]
-    finally:
-        place.fp32_precision = before
+    place.fp32_precision = value
+    with settings_watched() as changed:
+        place.fp32_precision = "ieee"
+    assert place.fp32_precision == "ieee"
+    assert changed == ["torch's precision of matrix products"]

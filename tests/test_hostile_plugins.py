@@ -52,6 +52,8 @@ BLOCK = (
 class Plain(nn.Module):
     def __init__(self, size: int = 1) -> None:
         super().__init__()
+    def forward(self, x):
+        return x
 @hookimpl
 def gan_blocks_layers():
     return [Plain]
@@ -146,7 +148,22 @@ MATRIX = {
     "unknown_hook": Hostile(
         BLOCK + "@hookimpl\ndef gan_blocks_loses(): return []", "did you mean gan_blocks_losses?"
     ),
-    "newer_hooks": Hostile("hook_version = 2", "was written for version 2 of the hooks"),
+    "newer_hooks": Hostile("hook_version = 3", "was written for version 3 of the hooks"),
+    "older_hooks": Hostile(
+        "hook_version = 1\n" + BLOCK,
+        "written for version 1 of the hooks, and this gan_blocks has version 2: losses take real_logits",
+    ),
+    "older_declarations": Hostile(
+        HEADER + "@block(batch_dependent=True)\nclass Old(nn.Module):\n"
+        "    def forward(self, x): return x",
+        'got True; see the page "Moving a plugin from 1 to 2", docs/moving_a_plugin.md',
+    ),
+    "needs_a_newer_gan_blocks": Hostile(
+        BLOCK,
+        "it needs gan_blocks >= 99, and this is 0.1.0 update gan_blocks",
+        metadata="Metadata-Version: 2.1\nName: dist-NAME\nVersion: 1.5\n"
+        "Requires-Dist: torch\nRequires-Dist: gan-blocks >=99, <100\n",
+    ),
     "hook_version_of_rubbish": Hostile(
         "hook_version = object()\n" + BLOCK, "was written for version <object"
     ),
@@ -163,7 +180,7 @@ MATRIX = {
         "decorate Forged with @block",
     ),
     "two_of_a_name": Hostile(
-        hook("return [Plain, block(type('Plain', (nn.Module,), {}))]"), "two blocks named Plain"
+        hook("return [Plain, block(type('Plain', (Plain,), {}))]"), "two blocks named Plain"
     ),
     "two_kinds": Hostile(
         BLOCK + "@hookimpl\ndef gan_blocks_networks(): return [Plain]",
@@ -171,7 +188,28 @@ MATRIX = {
     ),
     "wrong_kind": Hostile(
         BLOCK + "@hookimpl\ndef gan_blocks_losses(): return [Plain]",
-        "Plain has no discriminator and no generator, so it is no loss",
+        "Plain has no discriminator, so it is no loss; expected loss.discriminator(real_logits, "
+        'fake_logits); see the page "Moving a plugin from 1 to 2"',
+    ),
+    "no_call": Hostile(
+        HEADER + "@block\nclass Nothing: pass\n"
+        "@hookimpl\ndef gan_blocks_penalties(): return [Nothing]",
+        "Nothing has no call of its own, so it is no penalty; expected penalty(critic, real, fake, gen",
+    ),
+    "penalty_without_generator": Hostile(
+        HEADER + "@block\nclass Old:\n    def __call__(self, critic, real, fake): pass\n"
+        "@hookimpl\ndef gan_blocks_penalties(): return [Old]",
+        "Old is called as (critic, real, fake), so it is no penalty; expected penalty(critic, real, f",
+    ),
+    "term_without_a_side": Hostile(
+        HEADER + "@block\nclass Term(nn.Module):\n    def forward(self, real, fake): pass\n"
+        "@hookimpl\ndef gan_blocks_auxiliary(): return [Term]",
+        "Term does not say which side's loss it belongs to and what it compares: add @block(side=\"gen",
+    ),
+    "term_of_another_call": Hostile(
+        HEADER + "@block(side='critic', compares='logits')\nclass Term(nn.Module):\n"
+        "    def forward(self, module): pass\n@hookimpl\ndef gan_blocks_auxiliary(): return [Term]",
+        "Term is called as (module), so it is no auxiliary; expected auxiliary(real_logits, fake_log",
     ),
     "name_with_a_slash": Hostile(
         hook("return [block(type('other/Plain', (nn.Module,), {}))]"), "is no class name"
@@ -179,6 +217,7 @@ MATRIX = {
     "default_of_no_config_file": Hostile(
         HEADER + "@block\nclass Bad(nn.Module):\n"
         "    def __init__(self, size: int = object()) -> None: super().__init__()\n"
+        "    def forward(self, x): return x\n"
         "@hookimpl\ndef gan_blocks_layers(): return [Bad]",
         "its arguments have no JSON Schema",
     ),
@@ -229,10 +268,7 @@ MATRIX = {
         builds="Plain",
     ),
     "seed": Hostile(
-        BLOCK + "torch.manual_seed(0)\nimport random\nrandom.seed(0)",
-        "torch's random numbers, Python's random numbers",
-        "loaded",
-        builds="Plain",
+        BLOCK + "torch.manual_seed(0)\nimport random\nrandom.seed(0)", "", "loaded", builds="Plain"
     ),
     "grad_mode": Hostile(
         BLOCK + "torch.set_grad_enabled(False)", "torch's gradient mode", "loaded", builds="Plain"
@@ -250,14 +286,10 @@ MATRIX = {
     "replaces_built_ins": Hostile(
         BLOCK + "class Evil:\n    @hookimpl\n    def gan_blocks_losses(self): return []\n"
         "registry.register_builtin(Evil())",
-        "it replaced blocks of others",
+        "the built-in blocks are registered already",
     ),
     "empties_the_registry": Hostile(
-        BLOCK + "registry._entries.clear()", "it replaced blocks of others"
-    ),
-    "empties_the_registry_and_fails": Hostile(
-        BLOCK + "registry._entries.clear()\nraise RuntimeError('after the harm')",
-        "RuntimeError: after the harm",
+        BLOCK + "registry._entries.clear()", "AttributeError: 'mappingproxy' object"
     ),
     "hook_of_another_name": Hostile(
         BLOCK + "class Other(Plain): pass\nOther = block(Other)\n"
@@ -281,10 +313,6 @@ MATRIX = {
         "manager.register(object(), name='NAME')",
         status="loaded",
         builds="Plain",
-    ),
-    "registers_itself": Hostile(
-        BLOCK + "import sys\nregistry._plugins._manager.register(sys.modules[__name__])",
-        "already registered",
     ),
     "builds_itself_at_import": Hostile(
         BLOCK + "gan_blocks.build({'block': 'builds_itself_at_import/Plain'})",
@@ -319,6 +347,8 @@ from gan_blocks import block, hookimpl
 class Good(nn.Module):
     def __init__(self, size: int = 1) -> None:
         super().__init__()
+    def forward(self, x):
+        return x
 @hookimpl
 def gan_blocks_layers():
     return [Good]
@@ -376,14 +406,20 @@ def works():
 
 visits = {}
 for name, block in json.loads(sys.argv[1]).items():
-    torch.manual_seed(7)
-    state, said = torch.get_rng_state(), ""
+    said = ""
     try:
         said = repr(build({"block": f"{name}/{block}"}))
     except GanBlocksError as error:
         said = str(error)
-    kept = torch.equal(state, torch.get_rng_state()) and torch.get_default_dtype() == torch.float32
-    visits[name] = {"said": said, "kept": kept, "works": works()}
+    # Nothing is put back by the library, and the next plugin is to meet the usual settings. To set them
+    # imports triton, which reads all entry points.
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
+    if torch.get_default_device().type != "cpu":
+        torch.set_default_device(None)
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)
+    visits[name] = {"said": said, "works": works()}
 names = [entry.name for entry in registry.list()]
 schema = len(json.dumps(registry.json_schema("layer")))
 infos = [
@@ -436,7 +472,6 @@ def is_of(info: dict[str, str], name: str) -> bool:
 def test_a_hostile_plugin_harms_nobody_and_is_reported(name, result):
     plugin, visit = MATRIX[name], result["visits"][name]
     assert visit["works"], "a built-in or the good plugin no longer works"
-    assert visit["kept"], "random numbers or the default dtype are not those of before"
     if plugin.builds:
         assert visit["said"].startswith(f"{plugin.builds}(")
     infos = [info for info in result["infos"] if is_of(info, name)]
@@ -463,6 +498,95 @@ def test_the_list_and_the_schema_hold_what_works(result):
 
 def test_the_matrix_is_large():
     assert len(MATRIX) >= 25
+
+
+SETTINGS = """
+import json, random, torch, gan_blocks
+torch.manual_seed(7)
+gan_blocks.build({"block": "setting/Plain"})
+(info,) = [info for info in gan_blocks.registry.plugins() if info.name == "setting"]
+print(json.dumps([
+    str(torch.get_default_dtype()), torch.is_grad_enabled(), torch.initial_seed(), list(info.changed)
+]))
+"""
+
+
+def test_what_an_import_changes_is_told_and_stays(tmp_path):
+    changes = "torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False)\n"
+    install(tmp_path, "setting", Hostile(BLOCK + changes + "torch.manual_seed(3)\n"))
+    done = start(tmp_path, "-c", SETTINGS)
+    assert json.loads(done.stdout) == [
+        "torch.float64",
+        False,
+        3,
+        ["torch's default dtype", "torch's gradient mode"],
+    ], done.stderr
+
+
+THREADS = """
+import threading, time, torch, gan_blocks
+drawn, going = [], threading.Event()
+def draw():
+    while not going.is_set():
+        drawn.append(float(torch.rand(())))
+def change():
+    time.sleep(0.2)
+    torch.set_default_dtype(torch.float64)
+threads = [threading.Thread(target=draw), threading.Thread(target=change)]
+for thread in threads:
+    thread.start()
+gan_blocks.build({"block": "slow/Plain"})
+dtype = torch.get_default_dtype()
+going.set()
+for thread in threads:
+    thread.join()
+(info,) = [info for info in gan_blocks.registry.plugins() if info.name == "slow"]
+print(len(set(drawn)) > 0.99 * len(drawn), len(drawn) > 100, dtype, info.status, info.changed)
+"""
+
+
+def test_other_threads_keep_their_random_numbers_and_settings_while_a_plugin_loads(tmp_path):
+    install(tmp_path, "slow", Hostile("import time\ntime.sleep(0.6)\n" + BLOCK))
+    done = start(tmp_path, "-c", THREADS)
+    assert done.stdout == 'True True torch.float64 loaded ("torch\'s default dtype",)\n', (
+        done.stderr
+    )
+
+
+def test_a_plugin_that_empties_sys_path_is_named_where_another_cannot_be_imported(tmp_path):
+    install_good(tmp_path)
+    install(tmp_path, "empties", Hostile(BLOCK + "import sys\nsys.path.clear()\n"))
+    code = """
+import gan_blocks
+print(gan_blocks.build({"block": "empties/Plain"}))
+try:
+    gan_blocks.build({"block": "good/Good"})
+except gan_blocks.UnknownBlockError as error:
+    print(error)
+print([info.changed for info in gan_blocks.registry.plugins() if info.name == "empties"])
+"""
+    built, failure, changed = start(tmp_path, "-c", code).stdout.splitlines()
+    assert built == "Plain(size=1)"
+    assert "No module named 'module_good'" in failure
+    assert (
+        "it is not at fault: the plugin empties of dist-empties 1.5 has taken the folder" in failure
+    )
+    assert "reinstall" not in failure
+    assert changed == "[('sys.path',)]"
+
+
+@pytest.mark.parametrize("text", [b"[gan_blocks]\n\xff\xfe = \xfa\n", b"[gan_blocks]\nno equals\n"])
+def test_doctor_names_a_package_whose_entry_points_stop_torch_itself(text, tmp_path):
+    install_good(tmp_path)
+    install(tmp_path, "damaged", Hostile(BLOCK, entry_points=text))
+    code = "import sys; sys.argv[1:] = ['doctor', '--json']; from gan_blocks.cli import app; app()"
+    done = start(tmp_path, "-c", code)
+    report = json.loads(done.stdout)
+    plugins = {plugin["name"]: plugin for plugin in report["plugins"]}
+    assert plugins["good"]["status"] == "loaded"
+    assert "its entry points cannot be read" in plugins["dist-damaged"]["error"]
+    assert "torch and pydantic load no extensions of theirs here" in report["notes"][0]
+    assert done.returncode == 1
 
 
 def test_a_package_that_is_twice_on_the_path_is_one(tmp_path):

@@ -1,17 +1,23 @@
 """Plugins are found, loaded when asked for, and kept apart."""
 
+import functools
 import os
+import re
 import subprocess
 import sys
 import textwrap
+import threading
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import gan_blocks
 from gan_blocks import PluginError, UnknownBlockError, block, hookimpl
+from gan_blocks._installed import needs_newer
 from gan_blocks.registry import Registry
 
 
@@ -26,7 +32,7 @@ class MyLoss(nn.Module):
     def discriminator(self, real_logits, fake_logits):
         return fake_logits.mean() - real_logits.mean()
 
-    def generator(self, fake_logits, real_logits=None):
+    def generator(self, fake_logits, *, real_logits=None):
         return -fake_logits.mean()
 
 
@@ -115,9 +121,271 @@ def test_wrong_registration_says_what_is_expected(registry, plugin, name, text):
 
 def test_kind_is_told_by_the_methods(registry):
     for entry in gan_blocks.registry.list():
-        if entry.kind in ("loss", "divergence", "penalty", "constraint"):
+        if entry.kind not in ("layer", "network") and entry.plugin == "builtin":
             registry.register(entry.cls, name="again")
             assert registry.find(f"again/{entry.cls.__name__}").kind == entry.kind
+
+
+class Plain:
+    """Has the attribute `__call__` from its metaclass, as every class, and no call."""
+
+
+def takes_nothing(self): ...
+
+
+def a_penalty(self, critic, real, fake, *, generator=None): ...
+
+
+def passes_on(function):
+    @functools.wraps(function)
+    def wrapper(*arguments, **options):
+        return function(*arguments, **options)
+
+    return wrapper
+
+
+def by_position(self, fake_logits, real_logits=None): ...
+
+
+def by_keyword(self, fake_logits, *, real_logits): ...
+
+
+def alone(self, fake_logits): ...
+
+
+def two(self, real_logits, fake_logits): ...
+
+
+def anything(self, *arguments, **options): ...
+
+
+def schedule(**changes):
+    return {"__call__": takes_nothing, "at": alone, "step": takes_nothing} | changes
+
+
+PENALTY = r"penalty\(critic, real, fake, generator=\.\.\.\)"
+DISCRIMINATOR = r"loss\.discriminator\(real_logits, fake_logits\)"
+GENERATOR = r"loss\.generator\(fake_logits, real_logits=\.\.\.\)"
+# A kind, a base, members, and the expected call if it is refused.
+SHAPES: list[tuple[str, type, dict[str, Any], str]] = [
+    ("penalty", Plain, {}, PENALTY),
+    ("penalty", nn.Module, {}, PENALTY),
+    ("penalty", Plain, {"__call__": None}, PENALTY),
+    ("penalty", Plain, {"forward": a_penalty}, PENALTY),
+    ("penalty", nn.Module, {"forward": a_penalty}, ""),
+    ("penalty", Plain, {"__call__": a_penalty}, ""),
+    ("penalty", Plain, {"__call__": staticmethod(lambda c, r, f, generator=None: 0)}, ""),
+    ("penalty", Plain, {"__call__": classmethod(a_penalty)}, ""),
+    ("penalty", Plain, {"__call__": torch.no_grad()(a_penalty)}, ""),
+    ("penalty", Plain, {"__call__": passes_on(lambda self, c, r, f: 0)}, PENALTY),
+    ("penalty", Plain, {"__call__": lambda self, critic, real, fake: 0}, PENALTY),
+    ("penalty", Plain, {"__call__": lambda self, critic, real, fake, generator, more: 0}, PENALTY),
+    ("penalty", Plain, {"__call__": lambda self, c, r, f, **options: 0}, ""),
+    ("penalty", Plain, {"__call__": anything}, ""),
+    ("penalty", Plain, {"__call__": staticmethod(min)}, ""),
+    ("loss", Plain, {"discriminator": two, "generator": by_position}, ""),
+    ("loss", Plain, {"discriminator": two, "generator": by_keyword}, ""),
+    ("loss", Plain, {"discriminator": two, "generator": alone}, ""),
+    ("loss", nn.Module, {"discriminator": two, "generator": anything}, ""),
+    ("loss", Plain, {"discriminator": alone, "generator": alone}, DISCRIMINATOR),
+    ("loss", Plain, {"discriminator": two, "generator": takes_nothing}, GENERATOR),
+    ("loss", Plain, {"discriminator": two}, GENERATOR),
+    ("loss", nn.Module, {"forward": two}, DISCRIMINATOR),
+    ("constraint", Plain, {"__call__": alone}, ""),
+    ("constraint", Plain, {"__call__": two}, r"constraint\(module\)"),
+    ("schedule", Plain, schedule(), ""),
+    ("schedule", Plain, schedule(__call__=alone), r"schedule\(\)"),
+    ("schedule", Plain, schedule(at=takes_nothing), r"schedule\.at\(step\)"),
+    ("schedule", Plain, schedule(step=None), r"schedule\.step\(\)"),
+    ("divergence", Plain, {"f": alone, "conjugate": alone, "activation": alone}, "derivative"),
+    ("divergence", gan_blocks.KL, {}, ""),
+    ("divergence", gan_blocks.KL, {"bound": alone}, r"divergence\.bound\(real, fake\)"),
+    ("layer", nn.Module, {"forward": two}, ""),
+    ("layer", nn.ReLU, {}, ""),
+    ("layer", nn.Module, {}, r"layer\(\.\.\.\)"),
+    ("layer", Plain, {"forward": two}, "is no nn.Module"),
+    ("network", nn.Module, {}, r"network\(\.\.\.\)"),
+]
+
+
+@pytest.mark.parametrize(("kind", "base", "members", "expected"), SHAPES)
+def test_a_kind_is_known_by_its_call_when_a_class_is_registered(
+    registry, kind, base, members, expected
+):
+    cls = block(type("Mine", (base,), members | {"__doc__": "A class."}))
+    if not expected:
+        registry.register(cls, name="mine", kind=kind)
+        assert registry.find("mine/Mine").kind == kind
+        return
+    with pytest.raises(PluginError, match=f"Mine .*so it is no {kind}.*Moving a plugin") as error:
+        registry.register(cls, name="mine", kind=kind)
+    assert re.search(expected, str(error.value))
+    assert "mine/Mine" not in [entry.name for entry in registry.list()]
+
+
+@pytest.mark.parametrize(
+    ("declared", "members", "reason"),
+    [
+        ({}, {"forward": two}, "does not say which side's loss it belongs to"),
+        ({"side": "critic", "compares": "logits"}, {"forward": two}, ""),
+        (
+            {"side": "critic", "compares": "logits"},
+            {"forward": alone},
+            r"auxiliary\(real_logits, fake",
+        ),
+        ({"side": "both", "compares": "module"}, {"forward": alone}, ""),
+        ({"side": "both", "compares": "module"}, {"forward": two}, r"auxiliary\(module\)"),
+        ({"side": "generator", "compares": "samples"}, {"forward": two}, ""),
+        ({"side": "generator", "compares": "features"}, {"forward": anything}, ""),
+        ({"side": "generator", "compares": "other"}, {"forward": takes_nothing}, ""),
+        ({"side": "generator", "compares": "other"}, {}, "has no call of its own"),
+    ],
+)
+def test_an_auxiliary_term_declares_its_side_and_what_it_compares(
+    registry, declared, members, reason
+):
+    cls = block(**declared)(type("Term", (nn.Module,), members | {"__doc__": "A term."}))
+    if reason:
+        with pytest.raises(PluginError, match=f"Term {reason}|Term .*{reason}"):
+            registry.register(cls, name="mine", kind="auxiliary")
+    else:
+        registry.register(cls, name="mine")  # the declaration tells the kind
+        assert registry.find("mine/Term").kind == "auxiliary"
+
+
+@pytest.mark.parametrize(
+    ("claims", "text"),
+    [
+        ({"batch_dependent": True}, "batch_dependent should say in words why"),
+        (
+            {"side": "discriminator", "compares": "logits"},
+            "side should be one of critic, generator",
+        ),
+        ({"side": "critic", "compares": "logit"}, "compares should be one of features"),
+        ({"side": "critic"}, "both side and compares"),
+        ({"compares": "logits"}, "both side and compares"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_when_the_class_is_defined(claims, text):
+    with pytest.raises(TypeError, match=text):
+        block(**claims)(type("Wrong", (nn.Module,), {}))
+
+
+def test_built_in_terms_and_blocks_of_the_batch_declare_themselves():
+    entries = [entry for entry in gan_blocks.registry.list() if entry.plugin == "builtin"]
+    record = {entry.name: entry.blueprint.capabilities for entry in entries}
+    for entry in entries:
+        assert (record[entry.name].side is not None) == (entry.kind == "auxiliary"), entry.name
+    assert (record["LeCamRegularizer"].side, record["LeCamRegularizer"].compares) == (
+        "critic",
+        "logits",
+    )
+    for name in ("RelativisticAverageLoss", "DraganPenalty", "AdaptiveWeight", "GradientBalancer"):
+        assert len(record[name].batch_dependent.split()) > 4, name
+    moving = {name for name, claims in record.items() if claims.moves_in_forward}
+    assert {"ConditionalBatchNorm2d", "ResNetDiscriminator", "DCGANGenerator"} <= moving
+    assert not moving & {"R3GANGenerator", "MLPDiscriminator", "VirtualBatchNorm"}
+
+
+def test_built_in_blocks_are_registered_once(registry):
+    from gan_blocks import _builtins
+
+    with pytest.raises(PluginError, match="registered already"):
+        registry.register_builtin(_builtins)
+
+
+def test_lookups_go_on_while_other_threads_register(registry):
+    classes = [
+        block(type(f"Own{i}", (nn.Module,), {"forward": anything, "__doc__": "Own."}))
+        for i in range(8)
+    ]
+    start, failures = threading.Barrier(12), []
+
+    def register(cls):
+        start.wait()
+        for _ in range(40):
+            registry.register(cls, name=f"plugin-{cls.__name__}", kind="layer")
+
+    def look_up():
+        start.wait()
+        for i in range(60):
+            assert registry.to_spec(registry.build({"block": "R1Penalty"}))["gamma"] == 10.0
+            assert len(registry.list("loss")) == 8
+            assert registry.plugins()[0].name == "builtin"
+            for entry in registry.list("layer"):
+                if entry.plugin != "builtin":
+                    assert registry.to_spec(registry.build({"block": entry.name})) == {
+                        "block": entry.name
+                    }, i
+
+    def run(target, *arguments):
+        try:
+            target(*arguments)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(register, cls)) for cls in classes]
+    threads += [threading.Thread(target=run, args=(look_up,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert failures == []
+    names = {entry.name for entry in registry.list("layer")}
+    assert {f"plugin-{cls.__name__}/{cls.__name__}" for cls in classes} <= names
+
+
+def test_built_in_blocks_are_found_and_others_registered_while_a_plugin_is_imported(tmp_path):
+    distribution(tmp_path, "slow", "slow", "import time\ntime.sleep(3)\n" + textwrap.dedent(GOOD))
+    printed = python(
+        """
+        import threading, time
+        import gan_blocks
+        loading = threading.Thread(target=gan_blocks.build, args=({"block": "slow/Good"},))
+        loading.start()
+        time.sleep(0.5)
+        start = time.perf_counter()
+        gan_blocks.build({"block": "HingeLoss"})
+        gan_blocks.registry.register(gan_blocks.HingeLoss, name="mine")
+        gan_blocks.build({"block": "mine/HingeLoss"})
+        print(time.perf_counter() - start < 1, loading.is_alive())
+        loading.join(timeout=60)
+        print({info.name: info.status for info in gan_blocks.registry.plugins()})
+        """,
+        tmp_path,
+    )
+    assert printed.splitlines() == [
+        "True True",
+        "imported good",
+        "{'builtin': 'builtin', 'mine': 'registered', 'slow': 'loaded'}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("requires", "needed"),
+    [
+        (["gan-blocks>=99"], ">= 99"),
+        (["torch", "gan_blocks (>=0.2)"], ">= 0.2"),
+        (["GAN.Blocks ~= 1.0, != 1.1"], "~= 1.0"),
+        (["gan-blocks==0.1.1"], "== 0.1.1"),
+        (["gan-blocks>0.1.0"], "> 0.1.0"),
+        (["gan-blocks[examples]>=3"], ">= 3"),
+        (["gan-blocks>=0.1.0"], ""),
+        (["gan-blocks>=0.1,<99"], ""),
+        (["gan-blocks==0.1.*"], ""),
+        (["gan-blocks"], ""),
+        (["gan-blocks-audio>=99"], ""),
+        (["gan-blocks>=99; extra == 'new'"], ""),
+        (["gan-blocks @ https://example.org/gan_blocks.zip"], ""),
+        (["nonsense >>> 3", ""], ""),
+        (None, ""),
+    ],
+)
+def test_a_package_that_needs_a_newer_gan_blocks_is_known(requires, needed):
+    package: Any = types.SimpleNamespace(requires=requires)
+    assert needs_newer(package, "0.1.0") == needed
+    assert needs_newer(None, "0.1.0") == ""
 
 
 def test_a_class_keeps_its_built_in_name(registry):
@@ -152,6 +420,8 @@ GOOD = """
     class Good(nn.Module):
         def __init__(self, size: int = 1) -> None:
             super().__init__()
+        def forward(self, x):
+            return x
     @hookimpl
     def gan_blocks_layers():
         return [Good]
@@ -206,7 +476,7 @@ BROKEN = {
         def gan_blocks_loses():
             return []
     """,
-    "newer": "hook_version = 2",
+    "newer": "hook_version = 3",
     "wants_arguments": """
         from gan_blocks import hookimpl
         @hookimpl
@@ -235,7 +505,7 @@ REASONS = {
     "not_a_list": "should return a list of classes",
     "no_block": "decorate Linear with @block",
     "misspelt": "did you mean gan_blocks_losses?",
-    "newer": "written for version 2 of the hooks",
+    "newer": "written for version 3 of the hooks",
     "wants_arguments": "config",
     "two_of_a_name": "two blocks named Twin",
 }
@@ -370,13 +640,6 @@ def test_two_threads_that_ask_for_one_plugin_both_get_it(tmp_path):
         tmp_path,
     )
     assert printed == "imported good\n1\n"
-
-
-def test_a_registered_class_fits_its_kind(registry):
-    with pytest.raises(PluginError, match="Triple has no discriminator and no generator, so"):
-        registry.register(Triple, name="mine", kind="loss")
-    with pytest.raises(PluginError, match=r"Plain is no nn\.Module, so it is no layer"):
-        registry.register(block(type("Plain", (), {})), name="mine", kind="layer")
 
 
 def test_what_is_known_of_a_plugin_cannot_be_changed_from_outside(registry):

@@ -2,21 +2,39 @@
 # pyright: reportArgumentType=false
 
 import copy
+import functools
 import json
 import pickle
+from typing import Any
 
 import numpy as np
 import pydantic
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import gan_blocks
-from gan_blocks import InvalidArgumentsError, UnknownBlockError, block, build, to_spec
+from gan_blocks import (
+    InvalidArgumentsError,
+    ReadOnlyArgumentError,
+    UnknownBlockError,
+    block,
+    build,
+    to_spec,
+)
 from gan_blocks.spec import blueprint, recorded_arguments
-from gan_blocks.types import Divergence, PositiveFloat, PositiveInt
+from gan_blocks.types import (
+    AdversarialLoss,
+    Constraint,
+    Divergence,
+    Network,
+    Penalty,
+    PositiveFloat,
+    PositiveInt,
+    Schedule,
+)
 
 
 def message(function, *args, **kwargs) -> str:
@@ -76,11 +94,50 @@ def test_too_many_and_doubled_positional_arguments_are_refused():
     assert "combine: was given twice" in message(gan_blocks.WassersteinLoss, "sum", combine="mean")
 
 
-def test_a_size_beyond_memory_is_an_error_of_ours():
-    with pytest.raises(InvalidArgumentsError, match="MLPGenerator cannot be built"):
-        gan_blocks.MLPGenerator(2**31 - 1, (2**31 - 1, 2**20))
+def test_a_size_beyond_the_limits_is_an_error_of_ours_and_one_beyond_memory_torchs():
     with pytest.raises(InvalidArgumentsError, match="latent_dim: should be less than 2147483648"):
         gan_blocks.MLPGenerator(2**31, (2,))
+    with pytest.raises(RuntimeError, match=r"size|memory"):
+        gan_blocks.MLPGenerator(2**31 - 1, (2**31 - 1, 2**20))
+
+
+class Unforeseen(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError, RuntimeError, OverflowError, MemoryError, torch.OutOfMemoryError, Unforeseen],
+)
+def test_an_error_of_a_constructor_stays_itself(error, registry_as_it_was):
+    @block
+    class Faulty(nn.Module):
+        def __init__(self, size: int = 1) -> None:
+            raise error("a fault of the author's")
+
+        def forward(self, x):
+            return x
+
+    gan_blocks.registry.register(Faulty, name="faulty", kind="layer")
+    for make in (Faulty, lambda: build({"block": "faulty/Faulty"})):
+        with pytest.raises(error, match="a fault of the author's") as caught:
+            make()
+        assert not isinstance(caught.value, InvalidArgumentsError)
+
+
+@pytest.mark.parametrize("error", [ValueError, UnicodeError])
+def test_only_a_value_error_of_a_constructor_is_about_the_arguments(error):
+    @block
+    class Related:
+        def __init__(self, low: int, high: int) -> None:
+            raise (
+                error("low should be below high\nand more") if error is ValueError else error("low")
+            )
+
+    with pytest.raises(InvalidArgumentsError, match="Related cannot be built: low") as caught:
+        Related(3, 2)
+    assert isinstance(caught.value.__cause__, error)
+    assert "more" not in str(caught.value)
 
 
 def test_a_relation_between_arguments_is_an_error_of_ours():
@@ -126,6 +183,136 @@ def test_an_unregistered_object_with_the_right_methods_is_accepted():
     assert loss.discriminator(torch.zeros(3), torch.zeros(3)).isfinite()
     with pytest.raises(UnknownBlockError, match="a subclass of KL needs its own @block"):
         to_spec(loss)
+
+
+FITS: dict[str, Any] = {
+    "a function": lambda critic, real, fake, *, generator=None: real.mean(),
+    "open arguments": lambda *tensors, **options: None,
+    "a partial": functools.partial(lambda scale, c, r, f, generator=None: None, 2.0),
+    "a signature that cannot be read": min,  # written in C
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_any_object_that_is_called_as_a_penalty_is_one(name):
+    lazy = gan_blocks.Lazy(FITS[name], every=2)
+    assert lazy.penalty is FITS[name]
+    with pytest.raises(UnknownBlockError):
+        to_spec(lazy)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (print, r"is called as \(\*args, sep=' '"),
+        (nn.Linear(2, 2), r"is called as \(input\)"),
+        (nn.Module(), "has no call of its own"),
+        (lambda critic, real, fake: None, r"is called as \(critic, real, fake\)"),
+        (object(), "has no call of its own"),
+        (3, "has no call of its own"),
+        (gan_blocks.HingeLoss(), "is a loss"),
+        (gan_blocks.CosineSchedule(1.0, 0.1, 8), "is a schedule"),
+        (gan_blocks.ConsistencyRegularizer(), "is an auxiliary"),
+    ],
+)
+def test_what_is_not_called_as_a_penalty_is_refused_with_the_expected_call(value, text):
+    expected = r"expected penalty\(critic, real, fake, generator=\.\.\.\)"
+    for wraps in (
+        lambda penalty: gan_blocks.Lazy(penalty, every=2),
+        lambda penalty: gan_blocks.Scheduled(penalty, gan_blocks.CosineSchedule(1.0, 0.1, 8)),
+    ):
+        with pytest.raises(InvalidArgumentsError, match=f"penalty: .*{text}.*{expected}"):
+            wraps(value)
+
+
+def test_every_kind_of_argument_refuses_what_is_called_otherwise():
+    @block
+    class Holder:
+        def __init__(
+            self,
+            loss: AdversarialLoss | None = None,
+            divergence: Divergence | None = None,
+            constraint: Constraint | None = None,
+            schedule: Schedule | None = None,
+            network: Network | None = None,
+        ) -> None: ...
+
+    for name, text in {
+        "loss": r"loss\.discriminator\(real_logits, fake_logits\)",
+        "divergence": r"divergence\.f\(u\)",
+        "constraint": r"constraint\(module\)",
+        "schedule": r"schedule\(\)",
+        "network": "no nn.Module",
+    }.items():
+        with pytest.raises(InvalidArgumentsError, match=rf"{name}.*{text}"):
+            Holder(**{name: object()})
+
+
+def test_a_block_holds_a_network_as_a_spec_a_block_or_any_module(registry_as_it_was):
+    @block
+    class Doubled(nn.Module):
+        def __init__(self, network: Network) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return 2 * self.network(x)
+
+    gan_blocks.registry.register(Doubled, name="holder", kind="network")
+    inner = {"block": "MLPDiscriminator", "input_shape": [2], "width": 4}
+    spec = {"block": "holder/Doubled", "network": inner}
+    built = build(spec, "network", dtype=torch.float64)
+    assert built(torch.ones(3, 2, dtype=torch.float64)).shape == (3,)
+    assert to_spec(built)["network"] == gan_blocks.registry.normalise(inner, "network")
+    assert to_spec(build(json.loads(json.dumps(to_spec(built))))) == to_spec(built)
+    critic = gan_blocks.MLPDiscriminator((2,))
+    assert Doubled(critic).network is critic
+    twice = build({"block": "holder/Doubled", "network": spec})
+    assert to_spec(twice)["network"]["network"]["block"] == "MLPDiscriminator"
+    # A module of one's own works, and only its spec cannot be written.
+    own = Doubled(nn.Linear(2, 1))
+    assert own(torch.ones(3, 2)).shape == (3, 1)
+    with pytest.raises(UnknownBlockError, match="Linear is not a registered block"):
+        to_spec(own)
+    for wrong, text in {
+        nn.Linear: "takes an instance",
+        nn.Module(): "has no call of its own",
+        gan_blocks.PixelNorm(): "is a layer",
+        print: "no nn.Module",
+    }.items():
+        with pytest.raises(InvalidArgumentsError, match=f"network: .*{text}"):
+            Doubled(wrong)
+    with pytest.raises(InvalidArgumentsError, match=r"network\.widht: unknown argument"):
+        build({"block": "holder/Doubled", "network": inner | {"widht": 3}})
+
+
+def test_schema_and_strategies_know_what_a_network_holds(registry_as_it_was):
+    import jsonschema
+
+    from gan_blocks.testing.strategies import specs
+
+    @block
+    class Held(nn.Module):
+        def __init__(self, network: Network, weight: PositiveFloat = 1.0) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network(x)
+
+    gan_blocks.registry.register(Held, name="held", kind="layer")
+    validator = jsonschema.Draft202012Validator(gan_blocks.registry.json_schema("layer"))
+    inner = {"block": "MLPDiscriminator", "input_shape": [2]}
+    assert validator.is_valid({"block": "held/Held", "network": inner})
+    assert not validator.is_valid({"block": "held/Held", "network": {"block": "PixelNorm"}})
+    assert not validator.is_valid({"block": "held/Held"})
+
+    @settings(max_examples=10)
+    @given(specs("held/Held"))
+    def names_a_network(spec):
+        assert gan_blocks.registry.find(spec["network"]["block"]).kind == "network"
+
+    names_a_network()
 
 
 # --- the decorator -----------------------------------------------------------------------------
@@ -179,7 +366,112 @@ def test_argument_names_that_pydantic_uses_itself_are_free():
     assert Odd(3).total == 5
 
 
-def test_record_survives_attributes_of_the_same_name():
+# --- what is written is what runs ----------------------------------------------------------------
+
+
+@block
+class Renames(nn.Module):
+    """Keeps an argument under another name, and one nowhere."""
+
+    def __init__(self, factor: float = 2.0, unused: int = 3, names: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.strength = factor
+        self.half = factor / 2
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        self.count = self.count + 1
+        return self.strength * x
+
+
+@block
+class PlainClass:
+    def __init__(self, clip: PositiveFloat = 1.0, table: dict[str, float] | None = None) -> None:
+        self.clip = 0.0
+        self.clip = clip
+        self.table = table or {}
+
+    def __call__(self, module: nn.Module) -> None: ...
+
+
+@block
+class Widened(gan_blocks.R1Penalty):
+    def __init__(self, half: PositiveFloat = 1.0) -> None:
+        super().__init__(gamma=2 * half)
+
+
+class Undecorated(gan_blocks.R1Penalty):
+    pass
+
+
+def again(built):
+    """The block, its copies and a block built from its spec, where there is one."""
+    yield built
+    yield copy.deepcopy(built)
+    yield copy.copy(built)
+    yield pickle.loads(pickle.dumps(built))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: gan_blocks.R1Penalty(10.0), "gamma"),
+        (lambda: gan_blocks.FDivergenceLoss(gan_blocks.KL()), "divergence"),
+        (lambda: gan_blocks.Lazy(gan_blocks.R1Penalty(), every=4), "penalty"),
+        (lambda: gan_blocks.Lazy(gan_blocks.R1Penalty(), every=4), "every"),
+        (lambda: gan_blocks.Lazy(gan_blocks.R1Penalty(), every=4).penalty, "gamma"),
+        (lambda: gan_blocks.WeightClipper(0.1), "bound"),
+        (lambda: gan_blocks.GradientBalancer({"a": 1.0}), "weights"),
+        (Renames, "factor"),
+        (Renames, "strength"),
+        (Renames, "unused"),
+        (Renames, "names"),
+        (PlainClass, "clip"),
+        (PlainClass, "table"),
+        (Widened, "half"),
+        (Widened, "gamma"),
+        (Undecorated, "gamma"),
+    ],
+)
+def test_an_argument_of_a_built_block_cannot_be_assigned(make, name):
+    for built in again(make()):
+        before = repr(built), recorded_arguments(built), getattr(built, name, None)
+        with pytest.raises(ReadOnlyArgumentError, match=rf"{name} is read-only.*build a new block"):
+            setattr(built, name, 7.0)
+        assert (repr(built), recorded_arguments(built), getattr(built, name, None)) == before
+    assert issubclass(ReadOnlyArgumentError, AttributeError)
+
+
+def test_a_dict_that_a_block_was_built_with_cannot_be_changed():
+    weights = {"a": 1.0}
+    balancer = gan_blocks.GradientBalancer(weights)
+    weights["b"] = 2.0
+    for built in again(balancer):
+        for change in (
+            lambda held: held.update(a=3.0),
+            lambda held: held.clear(),
+            lambda held: held.pop("a"),
+            lambda held: held.setdefault("b", 3.0),
+            lambda held: held.__setitem__("a", 3.0),
+            lambda held: held.__delitem__("a"),
+            lambda held: held.__ior__({"a": 3.0}),
+        ):
+            with pytest.raises(ReadOnlyArgumentError, match="build a new block"):
+                change(built.weights)
+        assert built.weights == recorded_arguments(built)["weights"] == {"a": 1.0}
+        assert to_spec(built)["weights"] == {"a": 1.0}
+        assert type(to_spec(built)["weights"]) is dict
+
+
+def test_what_is_no_argument_can_be_assigned_and_state_moves():
+    built = Renames()
+    built.half, built.note = 5.0, "mine"
+    built.train(False)
+    assert built(torch.ones(2)).tolist() == [2.0, 2.0]
+    assert (built.count, built.half, built.note) == (1, 5.0, "mine")
+
+
+def test_a_parameter_that_bears_the_name_of_an_argument_is_state():
     @block
     class Layer(nn.Module):
         def __init__(self, bias: bool = True, gamma: PositiveFloat = 1.0) -> None:
@@ -188,9 +480,35 @@ def test_record_survives_attributes_of_the_same_name():
             self.gamma = gamma
 
     layer = Layer(gamma=2)
-    layer.gamma = 7.0
+    layer.bias = nn.Parameter(torch.ones(2))
     for copied in (layer, copy.deepcopy(layer)):
         assert recorded_arguments(copied) == {"bias": True, "gamma": 2.0}
+        assert copied.bias.tolist() == [1, 1]
+
+
+def test_a_wrapper_may_take_the_place_of_a_nested_block():
+    lazy = gan_blocks.Lazy(gan_blocks.R1Penalty(gamma=3), every=2)
+    lazy.penalty = torch.compile(lazy.penalty, backend="eager")
+    assert to_spec(lazy)["penalty"]["gamma"] == 3.0
+
+
+def test_a_constructor_may_run_again_on_the_same_instance():
+    penalty = gan_blocks.R1Penalty(1)
+    penalty.__init__(gamma=4)
+    assert penalty.gamma == recorded_arguments(penalty)["gamma"] == 4.0
+
+
+def test_changing_the_dict_of_recorded_arguments_changes_no_record():
+    penalty = gan_blocks.R1Penalty(1)
+    recorded_arguments(penalty)["gamma"] = 3.0
+    assert to_spec(penalty)["gamma"] == 1.0
+
+
+def test_blocks_compile_though_their_arguments_are_read_only():
+    built = Renames(factor=3.0)
+    compiled = torch.compile(built, fullgraph=True, backend="eager")
+    assert compiled(torch.ones(2)).tolist() == [3.0, 3.0]
+    assert built.count == 1
 
 
 def test_a_block_that_inherits_from_a_block_records_its_own_arguments():
@@ -340,6 +658,78 @@ def test_kind_is_checked():
         build({"block": "KL"}, "los")
 
 
+class Moved(nn.Module):
+    """Remembers where it was moved."""
+
+    def to(self, **options):
+        self.__dict__["moved"] = options
+        return self
+
+    def forward(self, x):
+        return x
+
+
+@block
+class WithoutDevice(Moved):
+    def __init__(self, size: int = 1) -> None:
+        super().__init__()
+
+
+@block
+class WithDevice(Moved):
+    def __init__(self, *, device: torch.device | None = None) -> None:
+        super().__init__()
+        self.made = device
+
+
+@pytest.fixture
+def movable(registry_as_it_was):
+    gan_blocks.registry.register([WithoutDevice, WithDevice], name="movable", kind="layer")
+
+
+@pytest.mark.parametrize("device", [0, "cuda:0", torch.device("cuda", 0), "cuda", "meta", "cpu"])
+def test_every_spelling_of_a_device_reaches_the_block(device, movable):
+    wanted = torch.device("cuda", 0) if device == 0 else torch.device(device)
+    assert build({"block": "movable/WithoutDevice"}, device=device).moved == {"device": wanted}
+    built = build({"block": "movable/WithDevice"}, device=device, dtype=torch.float64)
+    assert built.made == wanted
+    assert built.moved == {"dtype": torch.float64}
+
+
+def test_without_device_and_dtype_nothing_is_moved(movable):
+    assert not hasattr(build({"block": "movable/WithoutDevice"}), "moved")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_device_0_is_the_first_gpu():
+    for device in (0, "cuda", torch.device("cuda", 0)):
+        for spec in (
+            {"block": "MLPDiscriminator", "input_shape": [2]},
+            {"block": "HistoricalAveraging"},
+        ):
+            tensors = list(build(spec, device=device).state_dict().values())
+            assert {tensor.device for tensor in tensors} == {torch.device("cuda", 0)}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"device": "gpu"}, ValueError, "device should be one such as .*'gpu'"),
+        (
+            {"device": 0.5},
+            TypeError,
+            "device should be a string, a number or a torch.device, got 0.5",
+        ),
+        ({"device": True}, TypeError, "device should be .* got True"),
+        ({"dtype": torch.int64}, TypeError, "dtype should be a floating dtype .* got torch.int64"),
+        ({"dtype": "float32"}, TypeError, "dtype should be a floating dtype .* got 'float32'"),
+    ],
+)
+def test_what_is_no_device_or_dtype_is_refused(options, error, text):
+    with pytest.raises(error, match=text):
+        build({"block": "R1Penalty"}, **options)
+
+
 def test_device_and_dtype_go_to_the_block_and_stay_out_of_the_spec():
     spec = {"block": "MLPDiscriminator", "input_shape": [2]}
     network = build(spec, dtype=torch.float64, device="meta")
@@ -348,6 +738,31 @@ def test_device_and_dtype_go_to_the_block_and_stay_out_of_the_spec():
     assert not {"device", "dtype"} & set(to_spec(network))
     direct = gan_blocks.MLPDiscriminator((2,), device="meta")
     assert next(direct.parameters()).is_meta
+
+
+def test_a_spec_is_built_once_and_so_is_what_it_holds(registry_as_it_was):
+    built: list[str] = []
+
+    @block
+    class Inner:
+        def __init__(self, gamma: float = 1.0) -> None:
+            built.append("inner")
+
+        def __call__(self, critic, real, fake, *, generator=None): ...
+
+    @block
+    class Outer:
+        def __init__(
+            self, one: Penalty, two: Penalty | None = None, more: tuple[Penalty, ...] = ()
+        ) -> None:
+            built.append("outer")
+
+        def __call__(self, critic, real, fake, *, generator=None): ...
+
+    gan_blocks.registry.register([Inner, Outer], name="counted")
+    inner = {"block": "counted/Inner"}
+    build({"block": "counted/Outer", "one": inner, "two": inner, "more": [inner, inner]}, "penalty")
+    assert sorted(built) == 4 * ["inner"] + ["outer"]
 
 
 def test_building_draws_what_the_plain_constructor_draws():
@@ -422,7 +837,9 @@ def test_spec_field_has_a_json_schema():
 # --- JSON Schema ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["loss", "divergence", "penalty", "constraint", "network"])
+@pytest.mark.parametrize(
+    "kind", ["loss", "divergence", "penalty", "constraint", "network", "schedule"]
+)
 def test_json_schema_accepts_the_specs_of_all_blocks_of_its_kind(kind):
     import jsonschema
     from cases import CASES

@@ -320,5 +320,14 @@ def test_errors_survive_pickling_as_processes_pass_them_on():
         assert type(again) is type(caught.value)
 
 
-def test_kinds_are_the_seven():
-    assert KINDS == ("layer", "loss", "auxiliary", "divergence", "penalty", "constraint", "network")
+def test_kinds_are_the_eight():
+    assert KINDS == (
+        "layer",
+        "loss",
+        "auxiliary",
+        "schedule",
+        "divergence",
+        "penalty",
+        "constraint",
+        "network",
+    )

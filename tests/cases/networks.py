@@ -440,11 +440,18 @@ NETWORKS += [
         reference=patches,
         note="batch-norm",
     ),
-    Case(
-        {"block": "MultiScaleDiscriminator", "num_scales": 2, "channels": 1, "width": 1}
-        | {"depth": 0, "norm": "none"},
-        inputs=lambda make: (make(2, 1, 6, 7),),
-        call=lambda block, x: torch.cat([logits.flatten(1) for logits in block(x)], 1),
-        reference=scales,
+    *(
+        Case(
+            {"block": "MultiScaleDiscriminator", "num_scales": 2, "channels": 1, "width": 1}
+            | {"depth": depth, "norm": norm},
+            inputs=inputs,
+            call=lambda block, x: torch.cat([logits.flatten(1) for logits in block(x)], 1),
+            reference=scales,
+            note=note,
+        )
+        for depth, norm, inputs, note in (
+            (0, "none", lambda make: (make(2, 1, 6, 7),), ""),
+            (1, "batch", lambda make: (make(3, 1, 11, 12),), "batch-norm"),
+        )
     ),
 ]

@@ -18,7 +18,7 @@ __all__ = [
     "mel_filters",
 ]
 
-hook_version = 1
+hook_version = 2
 
 
 @hookimpl

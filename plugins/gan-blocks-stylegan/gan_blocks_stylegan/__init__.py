@@ -9,7 +9,7 @@ from gan_blocks_stylegan.noise import NoiseInjection
 from gan_blocks_stylegan.resampling import Downsample2d, Upsample2d
 
 __version__ = "0.1.0"
-hook_version = 1
+hook_version = 2
 
 
 @hookimpl

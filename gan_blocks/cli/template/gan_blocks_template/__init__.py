@@ -5,7 +5,7 @@ from gan_blocks_template.exponential_loss import ExponentialLoss
 
 __all__ = ["ExponentialLoss"]
 
-hook_version = 1
+hook_version = 2
 
 
 @hookimpl

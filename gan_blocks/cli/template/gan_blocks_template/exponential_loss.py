@@ -42,6 +42,6 @@ class ExponentialLoss(nn.Module):
         r, f = real_logits / self.temperature, fake_logits / self.temperature
         return (-r).exp().mean() + f.exp().mean()
 
-    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+    def generator(self, fake_logits: Tensor, *, real_logits: Tensor | None = None) -> Tensor:
         """The generator's loss."""
         return (-fake_logits / self.temperature).exp().mean()
