@@ -35,13 +35,14 @@ from gan_blocks.types import (
 )
 from reading import OptimizerSpec
 
-
+_PAIRS = (
+    "samples that belong together, such as an image and its reconstruction, and this trainer draws its "
+    "samples from latent vectors"
+)
 LACKING = {
-    "augmented_logits": "logits of samples and of their augmented copies, and this trainer augments nothing",
-    "samples": "samples that belong together, such as an image and its reconstruction, and this trainer "
-    "draws its samples from latent vectors",
-    "feature_lists": "features of samples that belong together, such as an image and its reconstruction, "
-    "and this trainer draws its samples from latent vectors",
+    "augmented_logits": "logits of samples and of their augmented copies, and this trainer makes none",
+    "samples": _PAIRS,
+    "feature_lists": f"features of {_PAIRS}",
     "other": "what only its own page describes, by a call of its own",
 }
 """What the trainer does not have, by the word for what a term compares."""
@@ -50,9 +51,9 @@ LACKING = {
 class Auxiliary(BaseModel, extra="forbid", strict=True):
     """A further term of the loss of one side.
 
-    A term of the critic's side is called with the logits, `term(real_logits, fake_logits)`; one of the
-    generator's side with features or logits of real and generated samples; and one that looks at a network,
-    such as `OrthogonalRegularizer`, with the network of its side.
+    A term of the critic's side is called with the logits of real and generated samples, and a term of the
+    generator's side with their features or logits. A term that looks at a network, such as
+    `OrthogonalRegularizer`, is called with the network of its side.
 
     Args:
         term: The block.
@@ -81,9 +82,7 @@ class Auxiliary(BaseModel, extra="forbid", strict=True):
     def _has_a_place(self) -> "Auxiliary":
         name, own = self.term["block"], self._record.side
         if self.compares in LACKING:
-            raise ValueError(
-                f"{name} compares {LACKING[self.compares]}; use it in your own loop"
-            )
+            raise ValueError(f"{name} compares {LACKING[self.compares]}; use it in your own loop")
         if own == "both" and self.side is None:
             raise ValueError(
                 f'{name} may stand in the loss of either side; add side = "critic" or "generator"'
@@ -93,8 +92,8 @@ class Auxiliary(BaseModel, extra="forbid", strict=True):
         self.side = self.side or own  # type: ignore[assignment]
         if self.side == "critic" and self.compares == "features":
             raise ValueError(
-                f"{name} compares features, which this trainer has for the generator's loss only; use it "
-                "in your own loop"
+                f"{name} compares features, which this trainer has for the generator's loss only; use "
+                "it in your own loop"
             )
         if self.layers != [""] and self.compares != "features":
             raise ValueError(f"{name} compares no layers; remove layers")
@@ -119,11 +118,17 @@ class Config(BaseModel):
     Args:
         plugins: Python files with blocks of one's own, relative to the config file. The classes of
             `my_blocks.py` are then named `my_blocks/Class`.
-        adversarial_weight: Factor of the loss in the generator's step; with 0 the auxiliary terms
-            alone train it.
+        generator_optimizer: Numbers may be schedules. These count train steps, whatever `critic_steps`.
+        penalties: In the discriminator's loss. The `steps` of schedules inside count steps of its
+            optimizer, `critic_steps` in each train step.
+        adversarial_weight: Factor of the loss in the generator's step; with 0 the auxiliary terms of the
+            generator's side alone train it.
+        auxiliary: Further terms. The `steps` inside are those of the optimizer of the term's side.
         batch_size: Samples of a batch, over all processes.
         accumulate: In how many parts a batch goes through the networks, to save memory. Blocks that
             look at the whole batch see a part of it.
+        packing: How many samples the discriminator is shown as one. Its `channels` or `input_shape` is
+            that of such a pack.
         critic_steps: Steps of the discriminator for each one of the generator.
         reuse_fakes: Whether the generator's step takes the samples of the discriminator's last step
             instead of drawing new ones, which saves a forward of the generator.
@@ -193,8 +198,8 @@ class Config(BaseModel):
             )
         if self.packing > 1 and self.num_classes:
             raise ValueError(
-                "packing joins samples, whose labels differ; set packing = 1, or choose networks without "
-                "num_classes"
+                "packing joins samples, whose labels differ; set packing = 1, or choose networks "
+                "without num_classes"
             )
         return self
 

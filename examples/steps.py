@@ -92,9 +92,7 @@ class Term(NamedTuple):
     layers: list[str]
     weight: float
 
-    def value(
-        self, network: nn.Module, real: Mapping[str, Any], fake: Mapping[str, Any]
-    ) -> Tensor:
+    def value(self, network: nn.Module, real: Mapping[str, Any], fake: Mapping[str, Any]) -> Tensor:
         """The sum over its layers, weight included.
 
         Args:
@@ -196,8 +194,8 @@ class GeneratorStep(nn.Module):
         """
         features, loss, auxiliary = self.others
         x, *labels = real
-        fake = self.generator(z, *labels) if fake is None else fake
-        seen, of_real = features(pack(fake, self.packing), *labels), {}
+        made = self.generator(z, *labels) if fake is None else fake
+        seen, of_real = features(pack(made, self.packing), *labels), {}
         if self.needs_real:
             with torch.no_grad():
                 of_real = features(pack(x, self.packing), *labels)

@@ -93,8 +93,8 @@ class Trainer:
         shares = self.accelerator.num_processes * self.config.accumulate
         if m > 1 and size % (shares * m):
             raise UsageError(
-                f"packing: of a batch of {size} a process sees {size // shares} samples at once, which make "
-                f"no packs of {m}; make batch_size a multiple of {shares * m}"
+                f"packing: of a batch of {size} a process sees {size // shares} samples at once, which "
+                f"make no packs of {m}; make batch_size a multiple of {shares * m}"
             )
 
     def _terms(self, blocks: list[Any]) -> dict[str, list[Term]]:
@@ -103,7 +103,7 @@ class Trainer:
         for i, (item, block) in enumerate(zip(self.config.auxiliary, blocks, strict=True)):
             name = f"auxiliary.{i} ({item.term['block']})"
             term = Term(name, block, item.compares == "module", self.layers[i], item.weight)
-            terms[item.side].append(term)
+            terms[str(item.side)].append(term)
         return terms
 
     def _follow(self) -> None:
@@ -229,7 +229,7 @@ class Trainer:
         real, *labels = self.parts_of(next(self.batches()))[0][0]
         try:
             fake = self.sample(len(real), 0, *labels)
-            with without_training(self.critic):
+            with without_training(self.critic, self.generator):
                 of_real, of_fake = (
                     self.features(pack(x, self.config.packing), *labels) for x in (real, fake)
                 )
@@ -381,7 +381,9 @@ def run(
     if not resume:
         trainer.check()
     if trainer.is_main and (early := trainer.early_ends()):
-        print(f"These schedules end before a tenth of the run: {'; '.join(early)}.", file=sys.stderr)
+        print(
+            f"These schedules end before a tenth of the run: {'; '.join(early)}.", file=sys.stderr
+        )
     batches = trainer.batches()
     recording = Record(trainer, out, again) if trainer.is_main else nullcontext()
     with Stop(trainer.accelerator) as stop, recording as record:

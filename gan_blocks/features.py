@@ -62,7 +62,8 @@ class FeatureExtractor(nn.Module):
             near = difflib.get_close_matches(unknown[0], names, 1)
             hint = f", did you mean {near[0]!r}" if near else ""
             raise ValueError(
-                f"the network has no layer {unknown[0]!r}{hint}; there are {', '.join(names)}"
+                f"layers should name layers of the network, which has no layer {unknown[0]!r}{hint}; "
+                f"there are {', '.join(names) or 'none'}"
             )
         self.network = network
         self.layers = tuple(dict.fromkeys(layers))

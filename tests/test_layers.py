@@ -341,7 +341,7 @@ def test_gradient_penalty_of_a_virtually_normalised_critic_is_each_samples_own()
 def test_wrong_use_is_explained():
     with pytest.raises(RuntimeError, match="wrap the network"):
         VirtualBatchNorm(3)(torch.randn(2, 3))
-    with pytest.raises(ValueError, match=r"takes \(N, 3, \.\.\.\), got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"shape \(N, 3, \.\.\.\), got \(2, 4\)"):
         WithReference(nn.Sequential(VirtualBatchNorm(3)), torch.randn(2, 4))(torch.randn(2, 4))
     with pytest.raises(ValueError, match="no VirtualBatchNorm layer"):
         WithReference(nn.Linear(2, 2), torch.randn(2, 2))
@@ -349,7 +349,7 @@ def test_wrong_use_is_explained():
         WithReference(VirtualBatchNorm(2), torch.randn(0, 2))
     # A failed forward leaves no statistics behind.
     critic = WithReference(nn.Sequential(VirtualBatchNorm(3)), torch.randn(4, 3))
-    with pytest.raises(ValueError, match="takes"):
+    with pytest.raises(ValueError, match="x should have shape"):
         critic(torch.randn(2, 5))
     assert critic(torch.randn(2, 3)).shape == (2, 3)
 
@@ -678,8 +678,48 @@ def test_wrapper_of_no_network_and_a_call_without_input_are_refused():
         WithReference(lambda x: x, torch.randn(2, 2))
     with pytest.raises(TypeError, match="takes the inputs of its network by position, got none"):
         WithReference(VirtualBatchNorm(2), torch.randn(4, 2))()
-    with pytest.raises(TypeError, match="VirtualBatchNorm takes a tensor, got list"):
+    with pytest.raises(TypeError, match="x should be a tensor of floating-point numbers, got list"):
         VirtualBatchNorm(2)([1.0])
+    with pytest.raises(TypeError, match=r"x should be a tensor of floating-point .* torch\.int64"):
+        VirtualBatchNorm(2)(torch.ones(3, 2).long())
+
+
+def test_input_that_is_not_like_its_reference_is_refused():
+    critic = WithReference(VirtualBatchNorm(2), torch.randn(4, 2))
+    with pytest.raises(
+        TypeError, match="input 0 should be a tensor, as its reference is, got list"
+    ):
+        critic([1.0])
+    for frozen in (False, True):
+        for shape in ((3, 2, 1), (2,)):
+            with pytest.raises(
+                ValueError, match="input 0 should have 2 dimensions, as its reference"
+            ):
+                critic(torch.randn(shape))
+        if not frozen:
+            critic.freeze()
+
+
+def test_error_of_the_reference_s_own_pass_names_the_reference():
+    with pytest.raises(
+        ValueError, match=r"reference should be a batch of inputs: VirtualBatchNorm: x"
+    ):
+        WithReference(VirtualBatchNorm(3), torch.randn(4, 2))(torch.randn(2, 3))
+
+    class Strange(ValueError):
+        def __init__(self, first, second):
+            super().__init__(first)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = VirtualBatchNorm(3)
+
+        def forward(self, x):
+            raise Strange(1, 2)
+
+    with pytest.raises(Strange):
+        WithReference(Network(), torch.randn(4, 3))(torch.randn(2, 3))
 
 
 # --- settings ----------------------------------------------------------------------------------------

@@ -96,10 +96,14 @@ def penalty(make):
 
 def loss():
     block = gb.RelativisticAverageLoss()
-    return lambda i, x: (
-        block.discriminator(x, x.flip(1)),
-        block.generator(x, real_logits=x.flip(1)),
-    )
+
+    def call(i, x):
+        x = x.clone().requires_grad_()
+        real = x.flip(1)
+        value = block.discriminator(real, x) + block.generator(x, real_logits=real)
+        return value, torch.autograd.grad(value, x)[0]
+
+    return call
 
 
 def lookups():

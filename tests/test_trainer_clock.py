@@ -135,15 +135,15 @@ def test_schedules_that_end_before_a_tenth_of_the_run_are_named_at_its_start(
     config = write(
         *NETWORKS,
         ("steps = 12", "steps = 12\ncritic_steps = 2"),
-        (NO_PENALTY[0], f'penalties = [{{ block = "Scheduled", penalty = {{ block = "R1Penalty" }}, '
+        (NO_PENALTY[0], 'penalties = [{ block = "Scheduled", penalty = { block = "R1Penalty" }, '
          'schedule = { block = "CosineSchedule", start = 1.0, end = 0.1, steps = 2 } }]'),
         ('"Adam"\nlr = 1e-3\nbetas', f'"Adam"\nlr = {short}\nbetas'),
     )  # fmt: skip
     status, message = train(config)
     assert status == 0
     assert message == (
-        "These schedules end before a tenth of the run: discriminator (GaussianNoise) after 2 of 24 steps "
-        "of the discriminator; penalties.0 (CosineSchedule) after 2 of 24 steps of the discriminator; "
+        "These schedules end before a tenth of the run: discriminator (GaussianNoise) after 2 of 24 "
+        "steps of the discriminator; penalties.0 (CosineSchedule) after 2 of 24 steps of the discriminator; "
         "generator_optimizer.lr (LinearSchedule) after 1 of 12 steps of training.\n"
     )
 
@@ -222,10 +222,9 @@ def test_four_parts_of_a_batch_train_a_shipped_config_as_the_whole_does(
 
 def test_four_parts_of_a_batch_train_on_one_clock_as_the_whole_does(examples, write, float64):
     scheduled = PENALTIES[1].replace('{ term = { block = "LeCamRegularizer" } },\n', "")
-    nested = scheduled.replace(
-        '{ block = "R2Penalty" }, every = 3',
-        f'{{ block = "Scheduled", penalty = {{ block = "R2Penalty" }}, schedule = {COSINE} }}, every = 2',
-    )
+    inner = f'{{ block = "Scheduled", penalty = {{ block = "R2Penalty" }}, schedule = {COSINE} }}'
+    nested = scheduled.replace('{ block = "R2Penalty" }, every = 3', f"{inner}, every = 2")
+    assert nested.count("CosineSchedule") == 2
     results = []
     for accumulate in (1, 4):
         file = write((PENALTIES[0], nested))

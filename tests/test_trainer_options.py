@@ -133,7 +133,10 @@ def test_term_that_does_not_fit_its_features_is_refused_before_the_first_step(
 def test_feature_matching_on_unknown_layers_is_refused(write, train):
     status, message = train(write(("[data]", MATCHING[1].replace("layers.2", "layers.99"))))
     assert status == 2
-    assert "auxiliary.layers: the network has no layer 'layers.99'" in message
+    assert (
+        "auxiliary.layers: layers should name layers of the network, which has no layer 'layers.99'"
+        in message
+    )
     assert "layers.0" in message
 
 
@@ -196,8 +199,8 @@ def test_reference_of_a_critic_of_packs_is_packed(trainer, few_digits):
 @pytest.mark.parametrize(
     ("batch", "expected"),
     [
-        ("batch_size = 18", r"a batch of 18 a process sees 18 samples .* no packs of 4; .* multiple of 4"),
-        ("batch_size = 16\naccumulate = 8", r"a batch of 16 a process sees 2 samples .* no packs of 4; .* multiple of 32"),
+        ("batch_size = 18", r"of 18 a process sees 18 samples .* no packs of 4; .* multiple of 4"),
+        ("batch_size = 16\naccumulate = 8", r"of 16 a process sees 2 samples .* multiple of 32"),
     ],
 )  # fmt: skip
 def test_batch_that_fills_no_packs_is_refused_before_the_first_step(
@@ -205,7 +208,7 @@ def test_batch_that_fills_no_packs_is_refused_before_the_first_step(
 ):
     status, message = train(write(*packs_of(4, batch)))
     assert status == 2
-    assert re.search(f"packing: of {expected}", message), message
+    assert re.search(f"packing: of a batch {expected}", message), message
     assert not (tmp_path / "out").exists()
 
 

@@ -79,12 +79,12 @@ def test_a_critic_s_term_does_not_stop_the_watch(trainer, examples):
     [
         ('{ term = { block = "ConsistencyRegularizer" } }',
          r"ConsistencyRegularizer compares logits of samples and of their augmented copies, and this "
-         r"trainer augments nothing; use it in your own loop"),
+         r"trainer makes none; use it in your own loop"),
         ('{ term = { block = "LayerwiseFeatureMatchingLoss" } }',
          r"LayerwiseFeatureMatchingLoss compares features of samples that belong together"),
-        ('{ term = { block = "PathLengthPenalty" } }', r"PathLengthPenalty compares what only its own page"),
-        ('{ term = { block = "AdaptiveWeight" } }', r"AdaptiveWeight compares what only its own page"),
-        ('{ term = { block = "GradientBalancer", weights = { l1 = 1.0 } } }', r"GradientBalancer compares"),
+        ('{ term = { block = "PathLengthPenalty" } }', r"PathLengthPenalty compares what only its own"),
+        ('{ term = { block = "AdaptiveWeight" } }', r"AdaptiveWeight compares what only its own"),
+        ('{ term = { block = "GradientBalancer", weights = { l1 = 1.0 } } }', r"Balancer compares"),
         ('{ term = { block = "OrthogonalRegularizer" } }', r'add side = "critic" or "generator"'),
         ('{ term = { block = "LeCamRegularizer" }, side = "generator" }',
          r"LeCamRegularizer belongs to the loss of the critic; remove side"),

@@ -100,6 +100,7 @@ class VirtualBatchNorm(WideBuffers):
 
     Raises:
         ValueError: If the number of channels differs.
+        TypeError: If the input is not a tensor of floating-point numbers.
         RuntimeError: If the layer runs outside `WithReference`.
 
     Example:
@@ -139,11 +140,15 @@ class VirtualBatchNorm(WideBuffers):
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised samples."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"VirtualBatchNorm takes a tensor, got {type(x).__name__}")
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            what = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(
+                f"VirtualBatchNorm: x should be a tensor of floating-point numbers, got {what}"
+            )
         if x.dim() < 2 or x.shape[1] != self.num_features:
             raise ValueError(
-                f"VirtualBatchNorm takes (N, {self.num_features}, ...), got {tuple(x.shape)}"
+                f"VirtualBatchNorm: x should have shape (N, {self.num_features}, ...), "
+                f"got {tuple(x.shape)}"
             )
         wide = at_least_float32(x)
         shape = (-1, self.num_features, *[1] * (x.dim() - 2))
@@ -201,13 +206,14 @@ class VirtualBatchNorm(WideBuffers):
 
 
 class WithReference(nn.Module):
-    """A network with virtual batch norm, and the reference batch that its layers need.
+    """Gives the virtual batch norm layers of a network the reference batch that they need.
 
     Each forward sends the reference through the network first, and then the input. The two never meet
     in one batch, so batch norm or minibatch discrimination in the same network do not see the
-    reference as batch mates; running statistics of batch norm are not touched by it. The reference is
-    a buffer: it moves with the module and lies in `state_dict`. In a run of several processes it has to
-    be the same on all of them; `DistributedDataParallel` sends out the first one's.
+    reference as batch mates. Running statistics of batch norm do not learn from it. The reference is
+    a buffer: it moves with the module and is in `state_dict`. In a distributed run it has to be the same
+    on all processes; `DistributedDataParallel` sends that of rank 0 to the others. Several threads may
+    use one network at the same time.
 
     Args:
         network: Contains `VirtualBatchNorm` layers.
@@ -215,8 +221,10 @@ class WithReference(nn.Module):
             vectors for a generator; a tuple of tensors for a network of several inputs.
 
     Raises:
-        ValueError: If the network has no `VirtualBatchNorm` or the reference is empty.
-        TypeError: If a forward gets a tensor by name.
+        ValueError: If the network has no `VirtualBatchNorm`, the reference is empty, or an input has
+            another number of dimensions than its reference.
+        TypeError: If `network` is not a module, `reference` is not a tensor or a tuple of tensors, or a
+            forward gets no input, one that is not a tensor, or a tensor by name.
 
     Example:
         >>> import torch
@@ -259,6 +267,17 @@ class WithReference(nn.Module):
         """What the network gives on the inputs; the options go into the reference's pass too."""
         if not inputs:
             raise TypeError("WithReference takes the inputs of its network by position, got none")
+        for i, (x, reference) in enumerate(zip(inputs, self.reference, strict=False)):
+            if not isinstance(x, Tensor):
+                raise TypeError(
+                    f"WithReference: input {i} should be a tensor, as its reference is, got "
+                    f"{type(x).__name__}"
+                )
+            if x.dim() != reference.dim():
+                raise ValueError(
+                    f"WithReference: input {i} should have {reference.dim()} dimensions, as its "
+                    f"reference has, got shape {tuple(x.shape)}"
+                )
         named = [name for name, value in options.items() if isinstance(value, Tensor)]
         if named:
             raise TypeError(
@@ -308,6 +327,13 @@ class WithReference(nn.Module):
             with _tasks(layers, True, collected), _running_statistics_kept(self.network), alone:
                 # A copy: DistributedDataParallel writes to buffers between forward and backward.
                 self.network(*(x.clone() for x in self.reference), **options)
+        except (TypeError, ValueError) as error:
+            if type(error) not in (
+                TypeError,
+                ValueError,
+            ):  # another's class, with a call of its own
+                raise
+            raise type(error)(f"reference should be a batch of inputs: {error}") from error
         finally:
             _here.reference_passes -= 1
         return collected
