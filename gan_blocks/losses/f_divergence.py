@@ -45,9 +45,10 @@ class FDivergenceLoss(nn.Module):
         >>> import torch
         >>> from gan_blocks import JensenShannon
         >>> loss = FDivergenceLoss(JensenShannon(), generator_objective="non_saturating")
-        >>> loss.discriminator(torch.ones(8), -torch.ones(8))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.ones(8), -torch.ones(8))
+        ...     loss.generator(-torch.ones(8))
         tensor(-0.7598)
-        >>> loss.generator(-torch.ones(8))
         tensor(0.6201)
 
     Reference:

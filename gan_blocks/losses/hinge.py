@@ -33,9 +33,10 @@ class HingeLoss(nn.Module):
     Example:
         >>> import torch
         >>> loss = HingeLoss()
-        >>> loss.discriminator(torch.tensor([0.5, 3.0]), torch.tensor([-1.0, 0.0]))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.tensor([0.5, 3.0]), torch.tensor([-1.0, 0.0]))
+        ...     loss.generator(torch.tensor([-1.0, 0.0]))
         tensor(0.7500)
-        >>> loss.generator(torch.tensor([-1.0, 0.0]))
         tensor(0.5000)
 
     Reference:

@@ -49,9 +49,10 @@ class LeastSquaresLoss(nn.Module):
     Example:
         >>> import torch
         >>> loss = LeastSquaresLoss()
-        >>> loss.discriminator(torch.ones(8), torch.full((8,), 0.5))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.ones(8), torch.full((8,), 0.5))
+        ...     loss.generator(torch.full((8,), 0.5))
         tensor(0.1250)
-        >>> loss.generator(torch.full((8,), 0.5))
         tensor(0.1250)
 
     Reference:

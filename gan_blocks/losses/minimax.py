@@ -37,9 +37,10 @@ class MinimaxLoss(nn.Module):
     Example:
         >>> import torch
         >>> loss = MinimaxLoss()
-        >>> loss.discriminator(torch.zeros(8), torch.zeros(8))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.zeros(8), torch.zeros(8))
+        ...     loss.generator(torch.zeros(8))
         tensor(1.3863)
-        >>> loss.generator(torch.zeros(8))
         tensor(-0.6931)
 
     Reference:

@@ -55,9 +55,10 @@ class NonSaturatingLoss(nn.Module):
     Example:
         >>> import torch
         >>> loss = NonSaturatingLoss(real_target=0.9)
-        >>> loss.discriminator(torch.full((8,), 2.0), torch.full((8,), -2.0))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.full((8,), 2.0), torch.full((8,), -2.0))
+        ...     loss.generator(torch.full((8,), -2.0))
         tensor(0.4539)
-        >>> loss.generator(torch.full((8,), -2.0))
         tensor(2.1269)
 
     Reference:

@@ -48,9 +48,10 @@ class RelativisticLoss(nn.Module):
         >>> import torch
         >>> loss = RelativisticLoss()
         >>> real, fake = torch.tensor([2.0, 5.0]), torch.tensor([0.0, 3.0])
-        >>> loss.discriminator(real, fake)
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(real, fake)
+        ...     loss.generator(fake, real_logits=real)
         tensor(0.1269)
-        >>> loss.generator(fake, real_logits=real)
         tensor(2.1269)
 
     Reference:

@@ -53,9 +53,10 @@ class RelativisticAverageLoss(nn.Module):
         >>> import torch
         >>> loss = RelativisticAverageLoss()
         >>> real, fake = torch.tensor([2.0, 4.0]), torch.tensor([0.0, 2.0])
-        >>> loss.discriminator(real, fake)
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(real, fake)
+        ...     loss.generator(fake, real_logits=real)
         tensor(0.3618)
-        >>> loss.generator(fake, real_logits=real)
         tensor(4.3618)
 
     Reference:

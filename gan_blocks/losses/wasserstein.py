@@ -35,9 +35,10 @@ class WassersteinLoss(nn.Module):
     Example:
         >>> import torch
         >>> loss = WassersteinLoss()
-        >>> loss.discriminator(torch.tensor([3.0, 1.0]), torch.tensor([-1.0, 0.0]))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.tensor([3.0, 1.0]), torch.tensor([-1.0, 0.0]))
+        ...     loss.generator(torch.tensor([-1.0, 0.0]))
         tensor(-2.5000)
-        >>> loss.generator(torch.tensor([-1.0, 0.0]))
         tensor(0.5000)
 
     Reference:
