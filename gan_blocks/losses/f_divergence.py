@@ -39,7 +39,11 @@ class FDivergenceLoss(nn.Module):
 
     Raises:
         ValueError: If the values are empty, or differ in more than the batch size.
-        TypeError: If they are not floating point.
+        TypeError: If they are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one, or if the
+            critic ends in a sigmoid.
 
     Example:
         >>> import torch

@@ -28,7 +28,10 @@ class HingeLoss(nn.Module):
 
     Raises:
         ValueError: If the values are empty, or differ in more than the batch size.
-        TypeError: If they are not floating point.
+        TypeError: If they are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one.
 
     Example:
         >>> import torch

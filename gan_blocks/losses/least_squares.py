@@ -44,7 +44,10 @@ class LeastSquaresLoss(nn.Module):
     Raises:
         ValueError: If `fake_target` equals `real_target`; if the values are empty, or differ in more
             than the batch size.
-        TypeError: If they are not floating point.
+        TypeError: If they are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one.
 
     Example:
         >>> import torch

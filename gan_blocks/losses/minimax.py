@@ -32,7 +32,11 @@ class MinimaxLoss(nn.Module):
 
     Raises:
         ValueError: If logits are empty, or differ in more than the batch size.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one, or if the
+            critic ends in a sigmoid.
 
     Example:
         >>> import torch

@@ -50,7 +50,11 @@ class NonSaturatingLoss(nn.Module):
     Raises:
         ValueError: If `fake_target` is not below `real_target`; if logits are empty, or differ in
             more than the batch size.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one, or if the
+            critic ends in a sigmoid.
 
     Example:
         >>> import torch

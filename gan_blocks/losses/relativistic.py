@@ -42,7 +42,11 @@ class RelativisticLoss(nn.Module):
     Raises:
         ValueError: If the shapes differ, logits are empty, or the generator's side gets no real
             logits.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one; or, with softplus,
+            if the critic ends in a sigmoid.
 
     Example:
         >>> import torch

@@ -47,7 +47,11 @@ class RelativisticAverageLoss(nn.Module):
     Raises:
         ValueError: If logits are empty, differ in more than the batch size, or the generator's side
             gets no real logits.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one; or, with softplus,
+            if the critic ends in a sigmoid.
 
     Example:
         >>> import torch
