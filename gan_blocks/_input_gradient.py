@@ -52,8 +52,8 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
         except RuntimeError as error:
             raise ValueError(
                 "the critic fails in a compiled penalty. Does it run without torch.compile? "
-                "If it changes its own buffers, as a batch norm in training mode does, use layer, group or "
-                f"spectral normalization, or leave the penalty out of the compiled step ({error})"
+                "If it changes its own buffers, as a batch norm in training mode does, use layer, group "
+                f"or spectral normalization, or leave the penalty out of the compiled step ({error})"
             ) from error
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
