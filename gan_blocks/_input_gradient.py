@@ -46,9 +46,15 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
     check_samples(points)
     precision, points = _float32_for_float16(points), _wide(points.detach())
     if torch.compiler.is_compiling():
-        _refuse_batch_norm(critic)
-        with precision:
-            return by_torch_func(critic, points)
+        try:
+            with precision:
+                return by_torch_func(critic, points)
+        except RuntimeError as error:
+            raise ValueError(
+                "the critic fails in a compiled penalty. Does it run without torch.compile? If it changes "
+                "its own buffers, as a batch norm in training mode does, use layer, group or spectral "
+                f"normalization, or leave the penalty out of the compiled step ({error})"
+            ) from error
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
@@ -92,19 +98,6 @@ class _WatchesBatchNorm(TorchFunctionMode):
         if is_batch_norm and kwargs.get("training", args[5] if len(args) > 5 else False):
             self.channels = (args[0] if args else kwargs["input"]).shape[1]
         return func(*args, **kwargs)
-
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-def _refuse_batch_norm(critic: Critic) -> None:
-    """In a compiled step the layers of a critic can be looked at only if it is a module."""
-    for name, part in critic.named_modules() if isinstance(critic, nn.Module) else ():
-        if isinstance(part, _BATCH_NORMS) and part.training:
-            raise ValueError(
-                f"the critic's {name or 'module'} is a {type(part).__name__} in training mode, and a "
-                "compiled penalty cannot keep its running statistics"
-            )
 
 
 # --- compiled critics ----------------------------------------------------------------------------

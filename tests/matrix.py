@@ -55,7 +55,7 @@ PENALTIES: dict[str, dict[str, Any]] = {
 }
 DRAWN = ("GradientPenalty", "DraganPenalty", "Approximate", "GaussianNoise", "DiffAugment")
 """What draws random numbers, so that no two ways agree."""
-REFUSAL = "in training mode, and a compiled penalty cannot keep its running statistics"
+REFUSAL = "the critic fails in a compiled penalty"
 """The one combination that cannot work."""
 
 

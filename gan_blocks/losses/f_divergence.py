@@ -39,15 +39,20 @@ class FDivergenceLoss(nn.Module):
 
     Raises:
         ValueError: If the values are empty, or differ in more than the batch size.
-        TypeError: If they are not floating point.
+        TypeError: If they are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one, or if the
+            critic ends in a sigmoid.
 
     Example:
         >>> import torch
         >>> from gan_blocks import JensenShannon
         >>> loss = FDivergenceLoss(JensenShannon(), generator_objective="non_saturating")
-        >>> loss.discriminator(torch.ones(8), -torch.ones(8))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.ones(8), -torch.ones(8))
+        ...     loss.generator(-torch.ones(8))
         tensor(-0.7598)
-        >>> loss.generator(-torch.ones(8))
         tensor(0.6201)
 
     Reference:

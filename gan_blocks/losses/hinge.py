@@ -28,14 +28,18 @@ class HingeLoss(nn.Module):
 
     Raises:
         ValueError: If the values are empty, or differ in more than the batch size.
-        TypeError: If they are not floating point.
+        TypeError: If they are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one.
 
     Example:
         >>> import torch
         >>> loss = HingeLoss()
-        >>> loss.discriminator(torch.tensor([0.5, 3.0]), torch.tensor([-1.0, 0.0]))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.tensor([0.5, 3.0]), torch.tensor([-1.0, 0.0]))
+        ...     loss.generator(torch.tensor([-1.0, 0.0]))
         tensor(0.7500)
-        >>> loss.generator(torch.tensor([-1.0, 0.0]))
         tensor(0.5000)
 
     Reference:

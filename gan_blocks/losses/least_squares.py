@@ -44,14 +44,18 @@ class LeastSquaresLoss(nn.Module):
     Raises:
         ValueError: If `fake_target` equals `real_target`; if the values are empty, or differ in more
             than the batch size.
-        TypeError: If they are not floating point.
+        TypeError: If they are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one.
 
     Example:
         >>> import torch
         >>> loss = LeastSquaresLoss()
-        >>> loss.discriminator(torch.ones(8), torch.full((8,), 0.5))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.ones(8), torch.full((8,), 0.5))
+        ...     loss.generator(torch.full((8,), 0.5))
         tensor(0.1250)
-        >>> loss.generator(torch.full((8,), 0.5))
         tensor(0.1250)
 
     Reference:

@@ -32,14 +32,19 @@ class MinimaxLoss(nn.Module):
 
     Raises:
         ValueError: If logits are empty, or differ in more than the batch size.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one, or if the
+            critic ends in a sigmoid.
 
     Example:
         >>> import torch
         >>> loss = MinimaxLoss()
-        >>> loss.discriminator(torch.zeros(8), torch.zeros(8))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.zeros(8), torch.zeros(8))
+        ...     loss.generator(torch.zeros(8))
         tensor(1.3863)
-        >>> loss.generator(torch.zeros(8))
         tensor(-0.6931)
 
     Reference:

@@ -50,14 +50,19 @@ class NonSaturatingLoss(nn.Module):
     Raises:
         ValueError: If `fake_target` is not below `real_target`; if logits are empty, or differ in
             more than the batch size.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one, or if the
+            critic ends in a sigmoid.
 
     Example:
         >>> import torch
         >>> loss = NonSaturatingLoss(real_target=0.9)
-        >>> loss.discriminator(torch.full((8,), 2.0), torch.full((8,), -2.0))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.full((8,), 2.0), torch.full((8,), -2.0))
+        ...     loss.generator(torch.full((8,), -2.0))
         tensor(0.4539)
-        >>> loss.generator(torch.full((8,), -2.0))
         tensor(2.1269)
 
     Reference:

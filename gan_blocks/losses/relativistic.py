@@ -42,15 +42,20 @@ class RelativisticLoss(nn.Module):
     Raises:
         ValueError: If the shapes differ, logits are empty, or the generator's side gets no real
             logits.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one; or, with softplus,
+            if the critic ends in a sigmoid.
 
     Example:
         >>> import torch
         >>> loss = RelativisticLoss()
         >>> real, fake = torch.tensor([2.0, 5.0]), torch.tensor([0.0, 3.0])
-        >>> loss.discriminator(real, fake)
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(real, fake)
+        ...     loss.generator(fake, real_logits=real)
         tensor(0.1269)
-        >>> loss.generator(fake, real_logits=real)
         tensor(2.1269)
 
     Reference:

@@ -54,15 +54,20 @@ class RelativisticAverageLoss(nn.Module):
     Raises:
         ValueError: If logits are empty, differ in more than the batch size, or the generator's side
             gets no real logits.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one; or, with softplus,
+            if the critic ends in a sigmoid.
 
     Example:
         >>> import torch
         >>> loss = RelativisticAverageLoss()
         >>> real, fake = torch.tensor([2.0, 4.0]), torch.tensor([0.0, 2.0])
-        >>> loss.discriminator(real, fake)
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(real, fake)
+        ...     loss.generator(fake, real_logits=real)
         tensor(0.3618)
-        >>> loss.generator(fake, real_logits=real)
         tensor(4.3618)
 
     Reference:

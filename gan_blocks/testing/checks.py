@@ -342,6 +342,14 @@ def _assert_same_state(actual: Any, expected: Any, what: str) -> None:
             assert same, f"{what}: {name} changes from {shown(tensor)} to {shown(mine[name])}"
 
 
+def _training(case: Case, change: Callable[[Tensor], Tensor] = lambda x: x) -> list[Tensor]:
+    """Return inputs as in training: they require a gradient."""
+    return [
+        change(x).requires_grad_(i not in case.detached) if x.is_floating_point() else x
+        for i, x in enumerate(case.tensors())
+    ]
+
+
 def _step(block: Any) -> None:
     if isinstance(block, nn.Module):
         step(block)
@@ -357,7 +365,7 @@ def _call(case: Case, block: Any, inputs: Sequence[Tensor]) -> Tensor:
 @_applies_when(_always)
 def called_twice(case: Case) -> None:
     """Calling it twice gives the result and the state of calling it once; only a step moves it."""
-    block, inputs = case.block(dtype=torch.float64), case.tensors()
+    block, inputs = case.block(dtype=torch.float64), _training(case)
     _stilled(case, block)
     once, twice = copy.deepcopy(block), copy.deepcopy(block)
     expected = _call(case, once, inputs)
@@ -372,7 +380,7 @@ def called_twice(case: Case) -> None:
 @_applies_when(_always)
 def looking_changes_nothing(case: Case) -> None:
     """A call in evaluation mode or without gradients leaves no trace, at the next step neither."""
-    block, inputs = case.block(dtype=torch.float64), case.tensors()
+    block, inputs = case.block(dtype=torch.float64), _training(case)
     if not isinstance(block, nn.Module):
         return
     with torch.no_grad() if not _moves(case) else contextlib.nullcontext():
@@ -511,11 +519,9 @@ def _objective_of(case: Case, block: Any, tensors: Sequence[Tensor]) -> tuple[Te
 @_applies_when(_always)
 def threads(case: Case) -> None:
     """Threads that share a block each get their own results."""
-    block, inputs = case.block(dtype=torch.float64), case.tensors()
+    block = case.block(dtype=torch.float64)
     _stilled(case, block)
-    given = [
-        [x * (1 + k / 8) if x.is_floating_point() else x for x in inputs] for k in range(_THREADS)
-    ]
+    given = [_training(case, lambda x, k=k: x * (1 + k / 8)) for k in range(_THREADS)]
 
     def results(k: int) -> list[Tensor]:
         with _drawing_with(_seeded(SEED)):
@@ -559,7 +565,7 @@ _GLOBALS = (
 @_applies_when(_always)
 def process_is_left_alone(case: Case) -> None:
     """A call sets nothing that belongs to the whole process, not even to put it back."""
-    block, inputs = case.block(dtype=torch.float64), case.tensors()
+    block, inputs = case.block(dtype=torch.float64), _training(case)
     touched: list[str] = []
 
     def watched(owner: Any, name: str) -> Any:

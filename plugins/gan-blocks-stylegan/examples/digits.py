@@ -22,6 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torchvision.utils import save_image
 
+import gan_blocks
 from gan_blocks import (
     EMA,
     Lazy,
@@ -68,6 +69,8 @@ def train(images: Tensor, steps: int, seed: int) -> StyleGAN2Generator:
     c = PATH_EVERY / (PATH_EVERY + 1)
     g_adam = torch.optim.Adam(generator.parameters(), lr=c * 2e-3, betas=(0.0, 0.99**c))
     d_adam = torch.optim.Adam(discriminator.parameters(), lr=2e-3, betas=(0.0, 0.99))
+    gan_blocks.follow(d_adam, r1)
+    gan_blocks.follow(g_adam, generator, path_length)
 
     started, data = time.perf_counter(), batches(images, random)
     for step in range(1, steps + 1):

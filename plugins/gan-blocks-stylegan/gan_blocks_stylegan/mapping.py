@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks import EqualizedLinear, PixelNorm, block, distributed
+from gan_blocks.authoring import Averaging
 from gan_blocks.labels import labels_for
-from gan_blocks.precision import without_autocast
+from gan_blocks.precision import at_least_float32, without_autocast
 from gan_blocks.types import DecayRate, NonNegativeInt, PositiveFloat, PositiveInt
 from gan_blocks_stylegan.common import activated
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True)
-class MappingNetwork(nn.Module):
+class MappingNetwork(Averaging):
     r"""Maps latent vectors to styles, a space that need not be filled as a Gaussian fills it.
 
     $$w = f_d(\cdots f_1(z / \sqrt{\textstyle\frac1n \sum_j z_j^2 + \epsilon})), \qquad
@@ -24,17 +25,18 @@ class MappingNetwork(nn.Module):
 
     Under autocast it computes in the precision of its weights, as the authors have it.
 
-    **Truncation.** In training the layer follows the mean of its styles,
-    $\bar w \leftarrow \beta \bar w + (1 - \beta)\, \mathbb{E}\, w$, over the batch of all processes and
-    from 0. [`truncate`][gan_blocks_stylegan.MappingNetwork.truncate] then draws styles towards it: less
-    variety, better images.
+    **Truncation.** The layer averages its styles over the steps of training, from 0:
+    $\bar w \leftarrow \beta \bar w + (1 - \beta)\, \mathbb{E}\, w$, with the mean over all styles since
+    the last step and all processes. Call `gan_blocks.follow(optimizer, generator)` once, with the
+    optimizer of the generator. Then [`truncate`][gan_blocks_stylegan.MappingNetwork.truncate] draws
+    styles towards the average: less variety, better images.
 
     Args:
         latent_dim: Length $n$ of a latent vector $z \sim N(0, I)$.
         w_dim: Length of a style.
         depth: $d$, number of layers.
         lr_multiplier: Speed of learning relative to other layers.
-        average_decay: $\beta$, for each batch.
+        average_decay: $\beta$, for each step.
         num_classes: Number of classes; 0 for none.
         device: Where the weights are made.
         dtype: Their dtype.
@@ -61,6 +63,8 @@ class MappingNetwork(nn.Module):
 
     average: Tensor
 
+    wide_buffers = (*Averaging.wide_buffers, "average")  # an average stands still in half precision
+
     def __init__(
         self,
         latent_dim: PositiveInt = 512,
@@ -73,7 +77,7 @@ class MappingNetwork(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__((w_dim,), device=device)
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.latent_dim = latent_dim
         self.num_classes = num_classes
@@ -88,18 +92,23 @@ class MappingNetwork(nn.Module):
             )
             for i in range(depth)
         )
-        self.register_buffer("average", torch.zeros(w_dim, **options))
-        self._keep_average_wide(self.average)
+        wide = torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
+        self.register_buffer("average", torch.zeros(w_dim, device=device, dtype=wide))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Styles; in training mode their mean goes into the average."""
+        """Return styles; in training mode their mean goes into the average at the next step."""
         w = self.map(z, labels)
         if self.training:
-            self._follow(w)
+            self.pool(*distributed.mean_and_count(at_least_float32(w.detach()), 0))
         return w
 
+    def commit(self, value: Tensor, seen: Tensor) -> None:
+        """Move the average towards the mean of the styles since the last step."""
+        new = torch.lerp(value.to(self.average), self.average, self.average_decay)
+        self.average = torch.where(seen, new, self.average)
+
     def map(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Styles, and nothing else: the average stays as it is."""
+        """Return styles that do not go into the average."""
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(
                 f"MappingNetwork takes latent vectors of shape (N, {self.latent_dim}), "
@@ -122,20 +131,3 @@ class MappingNetwork(nn.Module):
             psi: $\psi$.
         """
         return torch.lerp(self.average.to(w.dtype), w, psi)
-
-    @torch.no_grad()
-    def _follow(self, w: Tensor) -> None:
-        mean = distributed.mean(w, 0).to(self.average.dtype)
-        self.average.copy_(torch.lerp(mean, self.average, self.average_decay))
-
-    def _keep_average_wide(self, before: Tensor) -> None:
-        # A moving average stands still in half precision.
-        if self.average.dtype.itemsize < 4:
-            self.average = before.to(self.average.device, torch.float32)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        before = self.average
-        super()._apply(fn, recurse)
-        if not before.is_meta:
-            self._keep_average_wide(before)
-        return self

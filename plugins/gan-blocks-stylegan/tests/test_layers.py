@@ -16,6 +16,7 @@ from gan_blocks_stylegan import (
     Upsample2d,
 )
 
+import gan_blocks
 from gan_blocks import InvalidArgumentsError, distributed
 
 
@@ -228,14 +229,41 @@ def test_average_follows_the_mean_of_the_styles_from_zero():
     expected = torch.zeros(4)
     for seed in range(3):
         w = mapping(torch.randn(5, 8, generator=seeded(seed))).detach()
+        mapping.step()
         expected = 0.9 * expected + 0.1 * w.sum(0) / 5
     torch.testing.assert_close(mapping.average, expected)
+
+
+def test_average_is_that_of_the_whole_batch_in_however_many_parts_it_comes():
+    whole = MappingNetwork(8, 4, depth=2, average_decay=0.9).double()
+    parts, z = copy.deepcopy(whole), torch.randn(6, 8, dtype=torch.float64)
+    for _ in range(3):
+        whole(z)
+        whole.step()
+        for part in z.split((1, 2, 3)):
+            parts(part)
+        before = parts.average.clone()
+        parts(z).sum().backward()
+        assert torch.equal(parts.average, before), "forward changes nothing"
+        parts.step()
+    torch.testing.assert_close(parts.average, whole.average)
+
+
+def test_average_follows_the_optimizer_of_the_generator():
+    mapping, z = MappingNetwork(8, 4, depth=2), torch.randn(5, 8)
+    optimizer = torch.optim.SGD(mapping.parameters(), lr=0.0)
+    gan_blocks.follow(optimizer, mapping)
+    mapping(z).sum().backward()
+    assert not mapping.average.any()
+    optimizer.step()
+    torch.testing.assert_close(mapping.average, 0.005 * mapping.map(z).mean(0))
 
 
 def test_average_stands_still_in_evaluation_and_where_it_is_only_asked():
     mapping = MappingNetwork(8, 4, depth=2)
     mapping.map(torch.randn(5, 8))
     mapping.eval()(torch.randn(5, 8))
+    mapping.step()
     assert not mapping.average.any()
 
 
@@ -245,11 +273,13 @@ def test_average_is_that_of_all_processes():
     alone = MappingNetwork(8, 4, depth=2, average_decay=0.9)
     copies = [copy.deepcopy(alone), copy.deepcopy(alone)]
     alone(z)
+    alone.step()
 
     def process(rank):
         group = gloo.ProcessGroupGloo(store, rank, 2, timedelta(seconds=30))
         with distributed.process_group(group):
             copies[rank](z[:2] if rank == 0 else z[2:])
+            copies[rank].step()
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(process, (0, 1)))
@@ -260,6 +290,8 @@ def test_average_is_that_of_all_processes():
 def test_average_carries_no_gradient():
     mapping = MappingNetwork(8, 4, depth=1)
     w = mapping(torch.randn(5, 8))
+    mapping.step()
+    assert mapping.average.any()
     assert not mapping.average.requires_grad
     mapping.truncate(w, 0.5).sum().backward()
     gradients = [p.grad for p in mapping.parameters()]
@@ -282,6 +314,7 @@ def test_average_moves_in_a_network_of_half_precision():
     mapping.average.fill_(1.0)
     z = torch.randn(64, 8, dtype=torch.bfloat16)
     mean = mapping(z).float().mean(0)
+    mapping.step()
     expected = 0.999 + 0.001 * mean
     torch.testing.assert_close(mapping.average, expected, rtol=1e-5, atol=1e-6)
     assert mapping.truncate(mapping(z), 0.5).dtype == torch.bfloat16
