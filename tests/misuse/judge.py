@@ -15,6 +15,8 @@ A cell is one of
 
 import copy
 import dis
+import functools
+import itertools
 import re
 import signal
 import threading
@@ -43,7 +45,7 @@ LIMIT = 10.0
 VERDICTS = ("right", "clear", "python", "own", "foreign", "wrong", "hang")
 
 EXPECTATION = re.compile(
-    r"\b(should|takes?|needs?|needed|expected|must|pass|give|got|differ|called|choose|known|use)\b"
+    r"\b(should|takes?|needs?|needed|expected|must|pass|give|got|differ|called|choose|known|use|decorate)\b"
 )
 BINDING = re.compile(
     r"\(\) (missing \d+ required|got (an )?unexpected|got multiple values|got some positional|"
@@ -75,7 +77,7 @@ class Call:
         return self.function(*positions, *more, **names, **named)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """A public entry point.
 
@@ -88,6 +90,7 @@ class Entry:
         optional: Arguments that may be None.
         defaulted: Arguments that may be left out.
         signature: Whether the number and the names of the arguments are fixed.
+        passes_on: Whether it hands its arguments to a network of the caller's, whose errors are its own.
         legal: Kinds of misuse that are none here, each with the reason.
     """
 
@@ -99,6 +102,7 @@ class Entry:
     optional: tuple[str, ...] = ()
     defaulted: tuple[str, ...] = ()
     signature: bool = True
+    passes_on: bool = False
     legal: dict[str, str] = field(default_factory=dict)
 
 
@@ -119,16 +123,21 @@ class Cell:
         return f"{self.entry}({self.argument}: {self.misuse})"
 
 
-@dataclass
-class _Expected:
-    value: Any
-    scale: float = field(default=1.0)
+@functools.cache
+def _right(entry: Entry) -> dict[str, Any]:
+    return entry.make().arguments
 
 
 def sweep(entry: Entry) -> Iterator[Cell]:
     """Every misuse of an entry point."""
     right = entry.make()
-    expected = _expected(entry, right.arguments)
+    known = _expected(entry, right.arguments)
+    if known is NoReference:
+        raise AssertionError(f"{entry.name} has no reference for right arguments")
+
+    def expected() -> Any:
+        return known
+
     for argument, value in right.arguments.items():
         for kind in family(value, argument):
             yield from _misused(entry, argument, kind, expected)
@@ -140,7 +149,9 @@ def sweep(entry: Entry) -> Iterator[Cell]:
         yield from _signatures(entry, right, expected)
 
 
-def _misused(entry: Entry, argument: str, kind: Kind, right: Any) -> Iterator[Cell]:
+def _misused(
+    entry: Entry, argument: str, kind: Kind, right: Callable[[], Any]
+) -> Iterator[Cell]:
     if kind.name in entry.legal or (kind.name == "None" and argument in entry.optional):
         return
     seeded(3)
@@ -152,28 +163,30 @@ def _misused(entry: Entry, argument: str, kind: Kind, right: Any) -> Iterator[Ce
         return
     except Exception as error:  # for instance, a constant of this dtype cannot be made
         raise AssertionError(f"{entry.name}, {argument}: {kind.name} cannot be made") from error
-    if kind.same or argument in entry.ignored or kind.group == "device":
-        expected = right  # of a meta tensor the shape alone is compared
-    else:
+
+    def wanted() -> Any:
+        if kind.same or argument in entry.ignored or kind.group == "device":
+            return right()  # of a meta tensor the shape alone is compared
         seeded(3)
         again = entry.make().arguments
         again[argument] = kind.make(again[argument])
         expected = _expected(entry, again)
-        if (
-            expected is NoReference
-            and kind.name.startswith("an empty")
-            and isinstance(right, Tensor)
-        ):
-            expected = NoNumbers
+        if expected is NoReference and kind.name.startswith("an empty"):
+            return NoNumbers
+        return expected
+
     arguments = call.arguments | {argument: value}
     yield _cell(
-        entry, argument, kind.name, kind.group, lambda _: call.made(arguments), expected,
+        entry, argument, kind.name, kind.group, lambda _: call.made(arguments), wanted,
         given=value,
     )  # fmt: skip
 
 
-def _signatures(entry: Entry, right: Call, expected: Any) -> Iterator[Cell]:
-    def one(name: str, call: Callable[[Call], Any], value: Any = NoReference) -> Cell:
+def _signatures(entry: Entry, right: Call, expected: Callable[[], Any]) -> Iterator[Cell]:
+    def unknown() -> Any:
+        return NoReference
+
+    def one(name: str, call: Callable[[Call], Any], value: Callable[[], Any] = unknown) -> Cell:
         return _cell(entry, "", name, "signature", call, value)
 
     def without(dropped: str) -> Callable[[Call], Any]:
@@ -189,11 +202,11 @@ def _signatures(entry: Entry, right: Call, expected: Any) -> Iterator[Cell]:
     names = list(right.arguments)
     for name in names:
         if name not in entry.optional and name not in entry.defaulted:
-            value = expected if name in entry.ignored else NoReference
+            value = expected if name in entry.ignored else unknown
             yield one(f"without {name}", without(name), value)
     yield one("an unknown name", lambda c: c.made(c.arguments, nonsense=1))
     yield one("too many positions", lambda c: c.made(c.arguments, None, None, None, None))
-    for a, b in zip(names, names[1:], strict=False):
+    for a, b in itertools.pairwise(names):
         if (a in right.by_name) != (b in right.by_name):
             continue
         if a in entry.ignored and b in entry.ignored:
@@ -204,7 +217,10 @@ def _signatures(entry: Entry, right: Call, expected: Any) -> Iterator[Cell]:
 
         given = entry.make().arguments
         same_type = isinstance(given[a], Tensor) == isinstance(given[b], Tensor)
-        value = _expected(entry, swapped(given)) if same_type else NoReference
+
+        def value(given: Any = given, s: Any = swapped, known: bool = same_type) -> Any:
+            return _expected(entry, s(given)) if known else NoReference
+
         if same_type and "swapped" in entry.legal:
             continue
         yield one(f"{a} and {b} swapped", lambda c, s=swapped: c.made(s(c.arguments)), value)
@@ -225,10 +241,10 @@ def _expected(entry: Entry, arguments: dict[str, Any]) -> Any:
 def _wide(name: str, value: Any, entry: Entry) -> Any:
     """A tensor in float64, contiguous and without history; a number as a tensor."""
     if name in entry.ignored:
-        return entry.make().arguments[name]
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Tensor):
-        if isinstance(entry.make().arguments[name], Tensor):
-            value = value[0]  # a list of one sub-discriminator
+        return _right(entry)[name]
+    one = isinstance(value, list) and len(value) == 1 and isinstance(value[0], Tensor)
+    if one and isinstance(_right(entry)[name], Tensor):
+        value = value[0]  # a list of one sub-discriminator
     if isinstance(value, list):
         return [_wide(name, x, entry) for x in value]
     if isinstance(value, np.ndarray):
@@ -242,7 +258,7 @@ def _wide(name: str, value: Any, entry: Entry) -> Any:
     with torch.inference_mode(False):
         value = value.detach().as_subclass(Tensor)
         value = value.to_dense() if value.layout != torch.strided else value
-        was = entry.make().arguments[name]
+        was = _right(entry)[name]
         counts = isinstance(was, Tensor) and not was.is_floating_point()
         return value.clone(memory_format=torch.contiguous_format).to(
             torch.int64 if counts else torch.float64
@@ -260,7 +276,7 @@ def _cell(
     misuse: str,
     group: str,
     call: Callable[[Call], Any],
-    expected: Any,
+    expected: Callable[[], Any],
     mode: Callable[[], AbstractContextManager[Any]] = nullcontext,
     precision: str = "",
     given: Any = None,
@@ -284,7 +300,7 @@ def _cell(
     if not _unchanged(given, before):
         return cell("wrong", "the argument was changed")
     tolerance = 0.1 if precision else _tolerance(given)
-    return cell(*_of_result(result, expected, tolerance))
+    return cell(*_of_result(result, expected(), tolerance))
 
 
 def _copies(given: Any) -> Any:
@@ -385,20 +401,33 @@ def _of_error(error: Exception, entry: Entry, argument: str) -> tuple[str, str]:
     where = f"{file.name}:{line} {frame.f_code.co_name}"
     if isinstance(error, TypeError) and BINDING.search(str(error)) and not _raises(last):
         return "python", text
+    if _of_the_caller(frames, entry):
+        return "own", text
     if not (file.is_relative_to(PACKAGE) and _raises(last)):
         ours = [f for f, _ in frames if Path(f.f_code.co_filename).is_relative_to(PACKAGE)]
         inside = f", from {ours[-1].f_code.co_name} of ours" if ours else ""
         return "foreign", f"{text} at {where}{inside}"
     if not isinstance(error, TypeError | ValueError | GanBlocksError):
         return "foreign", f"of another type: {text} at {where}"
-    block, _, _ = entry.name.partition(".")
-    names = {argument, block, entry.name.rpartition(".")[2]} - {"", "__call__"}
+    names = {argument, *re.split(r"[.]", re.sub(r"\[\]|/.*", "", entry.name))} - {""}
     names |= set() if argument else set(entry.make().arguments)
     if not any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(error)) for name in names):
         return "foreign", f"does not name {argument}: {text} at {where}"
     if not EXPECTATION.search(str(error)):
         return "foreign", f"does not say what was expected: {text} at {where}"
     return "clear", text
+
+
+def _of_the_caller(frames: list[Any], entry: Entry) -> bool:
+    """Whether a function of the caller's, which the entry point called, or its network failed."""
+    files = [Path(frame.f_code.co_filename) for frame, _ in frames]
+    ours = [i for i, file in enumerate(files) if file.is_relative_to(PACKAGE)]
+    after = files[ours[-1] + 1 :] if ours else []
+    if any(file.is_relative_to(Path(__file__).parent) for file in after):
+        return True
+    # In the forward of a layer of torch's: it is below a call of a module that the wrapper made.
+    names = [frame.f_code.co_name for frame, _ in frames[ours[-1] + 1 :]] if ours else []
+    return entry.passes_on and "forward" in names
 
 
 def _raises(last: types.TracebackType) -> bool:
