@@ -40,6 +40,14 @@ ALL_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 Kind = Literal["layer", "loss", "auxiliary", "divergence", "penalty", "constraint", "network"]
 
+class Normalization(nn.Module):
+    """Base of layers that normalize features; their parameters are scales and offsets.
+
+    Constraints leave those alone. Torch's own normalization layers are known without it; derive a layer
+    of your own from it.
+    """
+
+
 Logits = Tensor | Sequence[Tensor]
 """One tensor of realness logits, or one per sub-discriminator."""
 

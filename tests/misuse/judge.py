@@ -149,9 +149,7 @@ def sweep(entry: Entry) -> Iterator[Cell]:
         yield from _signatures(entry, right, expected)
 
 
-def _misused(
-    entry: Entry, argument: str, kind: Kind, right: Callable[[], Any]
-) -> Iterator[Cell]:
+def _misused(entry: Entry, argument: str, kind: Kind, right: Callable[[], Any]) -> Iterator[Cell]:
     if kind.name in entry.legal or (kind.name == "None" and argument in entry.optional):
         return
     seeded(3)
@@ -296,7 +294,9 @@ def _cell(
     except OwnError:
         return cell("own")
     except Exception as error:
-        return cell(*_of_error(error, entry, argument))
+        # Which of two arguments is the wrong one, where their shapes or devices do not go together?
+        either = group in ("shape", "device", "dtype") or not argument
+        return cell(*_of_error(error, entry, argument, either))
     if not _unchanged(given, before):
         return cell("wrong", "the argument was changed")
     tolerance = 0.1 if precision else _tolerance(given)
@@ -390,7 +390,7 @@ def _shown(value: Any) -> str:
 # --- what a call raised --------------------------------------------------------------------------
 
 
-def _of_error(error: Exception, entry: Entry, argument: str) -> tuple[str, str]:
+def _of_error(error: Exception, entry: Entry, argument: str, either: bool) -> tuple[str, str]:
     frames = list(traceback.walk_tb(error.__traceback__))
     frame, line = frames[-1]
     last: types.TracebackType = error.__traceback__  # type: ignore[assignment]
@@ -410,7 +410,7 @@ def _of_error(error: Exception, entry: Entry, argument: str) -> tuple[str, str]:
     if not isinstance(error, TypeError | ValueError | GanBlocksError):
         return "foreign", f"of another type: {text} at {where}"
     names = {argument, *re.split(r"[.]", re.sub(r"\[\]|/.*", "", entry.name))} - {""}
-    names |= set() if argument else set(entry.make().arguments)
+    names |= set(_right(entry)) if either else set()
     if not any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(error)) for name in names):
         return "foreign", f"does not name {argument}: {text} at {where}"
     if not EXPECTATION.search(str(error)):
