@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gan_blocks._checks import warn_caller
+from gan_blocks._checks import check_tensor, type_name, warn_caller
 from gan_blocks._logits import sub_critics
 from gan_blocks.precision import at_least_float32
 from gan_blocks.types import Critic, Logits
@@ -20,17 +20,23 @@ from gan_blocks.types import Critic, Logits
 _NAME = "the critic's output"
 
 
-def check_samples(*samples: Tensor) -> None:
+def check_critic(critic: Any) -> None:
+    """Refuse what cannot be called on samples."""
+    if not callable(critic) or isinstance(critic, type):
+        raise TypeError(
+            "critic should be a module or a function that maps samples to logits, got "
+            f"{type_name(critic)}"
+        )
+
+
+def check_samples(name: str, x: Tensor) -> None:
     """Refuse what no gradient can be taken at, before anything is computed."""
-    for x in samples:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"the penalty needs a tensor of samples, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"the penalty needs floating-point samples, got {x.dtype}")
-        if x.dim() == 0 or x.numel() == 0:
-            raise ValueError(
-                f"the penalty takes samples of shape (N, ...), none of it empty, got {tuple(x.shape)}"
-            )
+    check_tensor(name, x, ("N", ...), empty=False)
+    if x.dtype == torch.float16 and _autocast(x) is None:
+        raise ValueError(
+            f"{name} should not be float16 without autocast, since the gradient of a float16 critic "
+            "vanishes: keep weights and samples in float32 under autocast, or use bfloat16"
+        )
 
 
 def logits_of_each(logits: Logits, samples: Tensor) -> list[Tensor]:
@@ -41,10 +47,20 @@ def logits_of_each(logits: Logits, samples: Tensor) -> list[Tensor]:
     return outputs
 
 
-def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
-    """The gradient of each sub-critic at each point, `(N, d)`, differentiable by the weights."""
-    check_samples(points)
-    precision, points = _float32_for_float16(points), _wide(points.detach())
+def input_gradients(critic: Critic, points: Tensor, name: str) -> list[Tensor]:
+    """Return the gradient of each sub-critic at each point, `(N, d)`, differentiable by the weights.
+
+    Args:
+        critic: The critic.
+        points: Where the gradient is taken.
+        name: What the caller calls them.
+    """
+    check_critic(critic)
+    check_samples(name, points)
+    precision = _float32_for_float16(points)
+    # An inference tensor takes no gradient, and a copy of it does.
+    points = points.clone() if points.is_inference() else points.detach()
+    points = points.float() if points.dtype == torch.float16 else points
     if torch.compiler.is_compiling():
         try:
             with precision:
@@ -56,8 +72,9 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
                 f"or spectral normalization, or leave the penalty out of the compiled step ({error})"
             ) from error
     if torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
+        raise ValueError(
+            f"{name} should be given outside of torch.inference_mode, which forbids the gradient of the "
+            "critic; use torch.no_grad"
         )
     with torch.enable_grad(), precision:
         gradients, channels = _as_written(_by_autograd)(critic, points)
@@ -172,9 +189,11 @@ def gradients_of_logits(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> li
     )
     if len(points) != len(outputs):
         raise ValueError(
-            f"the logits come from {len(outputs)} sub-discriminators, but there are {len(points)} inputs"
+            f"inputs should be a tensor, or one for each of {len(outputs)} sub-discriminators, got "
+            f"{len(points)}"
         )
-    check_samples(*points)
+    for x in points:
+        check_tensor("inputs", x, ("N", ...), empty=False)
     return [_gradient(y, x) for y, x in zip(outputs, points, strict=True)]
 
 
@@ -195,7 +214,7 @@ def _gradient(logits: Tensor, points: Tensor) -> Tensor:
     _check_rows(logits, points)
     if not points.requires_grad:
         raise ValueError(
-            "the inputs carry no gradient: call inputs.requires_grad_() before the critic sees them"
+            "inputs should require a gradient: call inputs.requires_grad_() before the critic sees them"
         )
     gradient = None
     if logits.requires_grad:
@@ -206,8 +225,8 @@ def _gradient(logits: Tensor, points: Tensor) -> Tensor:
         )
     if gradient is None:
         raise ValueError(
-            "the critic's output does not depend on its input: is something detached, or computed "
-            "under no_grad, inside the critic?"
+            "the critic's output does not depend on its input, and it must: is something detached, or "
+            "computed under no_grad, inside the critic?"
         )
     return at_least_float32(gradient).reshape(len(points), -1)
 
@@ -240,12 +259,3 @@ def _float32_for_float16(points: Tensor) -> AbstractContextManager[Any]:
     if _autocast(points) == torch.float16:
         return torch.autocast(points.device.type, enabled=False)
     return nullcontext()
-
-
-def _wide(points: Tensor) -> Tensor:
-    if points.dtype == torch.float16 and _autocast(points) is None:
-        raise ValueError(
-            "the samples are float16 without autocast, and the gradient of a float16 critic vanishes: "
-            "keep weights and samples in float32 under autocast, or use bfloat16"
-        )
-    return points.float() if points.dtype == torch.float16 else points

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_blocks._checks import warn_caller
+from gan_blocks._checks import check_tensor, warn_caller
 from gan_blocks._math import softplus
 from gan_blocks.precision import at_least_float32
 from gan_blocks.types import Combine, Comparison, Logits
@@ -36,7 +36,7 @@ def sub_critics(name: str, logits: Logits) -> list[Tensor]:
     tensors: list[Any] = logits if isinstance(logits, list) else [logits]
     if not tensors:
         raise ValueError(
-            f"{name} is an empty list; give the logits of one sub-discriminator at least"
+            f"{name} should hold the logits of one sub-discriminator at least, got an empty list"
         )
     for i, x in enumerate(tensors):
         if not isinstance(x, Tensor):
@@ -45,10 +45,7 @@ def sub_critics(name: str, logits: Logits) -> list[Tensor]:
                 f"{name} should be a tensor, or a list of tensors from several "
                 f"sub-discriminators; {what} {type(x).__name__}"
             )
-        if not x.is_floating_point():
-            raise TypeError(f"{name} should be floating-point logits, got {x.dtype}")
-        if x.numel() == 0:
-            raise ValueError(f"{name} is empty: shape {tuple(x.shape)}; its mean does not exist")
+        check_tensor(name, x, empty=False)
     return [at_least_float32(x) for x in tensors]
 
 
@@ -66,13 +63,18 @@ def pairs_of_critics(
     real, fake = sub_critics("real_logits", real_logits), sub_critics("fake_logits", fake_logits)
     if len(real) != len(fake):
         raise ValueError(
-            f"real_logits come from {len(real)} sub-discriminators and fake_logits from {len(fake)}"
+            "real_logits and fake_logits should come from as many sub-discriminators, got "
+            f"{len(real)} and {len(fake)}"
         )
     for r, f in zip(real, fake, strict=True):
         if r.dim() != f.dim() or r.shape[1:] != f.shape[1:]:
             raise ValueError(
                 f"real_logits {tuple(r.shape)} and fake_logits {tuple(f.shape)} differ in more than "
                 "the batch size; bring them to one shape, for instance with squeeze(1) or view(-1)"
+            )
+        if r.device != f.device:
+            raise ValueError(
+                f"real_logits and fake_logits should be on one device, got {r.device} and {f.device}"
             )
         if paired and r.shape != f.shape:
             raise ValueError(

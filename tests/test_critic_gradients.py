@@ -276,7 +276,7 @@ def test_logits_with_features_in_a_tuple_are_refused(penalty, compiled):
     for given in (gb.R1Penalty(), gb.R2Penalty(), *APPROXIMATE):
         beside = logits if given in APPROXIMATE else x
         with pytest.raises(TypeError, match="several sub-discriminators are a list"):
-            given.from_logits(logits, beside)
+            given.from_logits(logits, beside)  # pyright: ignore[reportArgumentType]
 
 
 @every

@@ -228,9 +228,8 @@ def follow(optimizer: Any, *modules: nn.Module) -> Following:
     that of the generator. A step that a gradient scaler skips does not count.
 
     Args:
-        optimizer: An optimizer of `torch.optim` or derived from one, or what Accelerate or Lightning
-        have
-            wrapped around it.
+        optimizer: An optimizer derived from `torch.optim.Optimizer`, or the wrapper that Accelerate or
+            Lightning put around it.
         modules: Blocks, or networks with blocks inside. Each clocked block among them follows, however
             often it occurs; the others, such as `R1Penalty`, have nothing to advance.
 

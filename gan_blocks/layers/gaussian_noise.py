@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gan_blocks._checks import check_tensor
+from gan_blocks._checks import check_generator, check_tensor
 from gan_blocks.authoring import Clocked
 from gan_blocks.distributed import draw
 from gan_blocks.lipschitz import lipschitz_rule
@@ -73,6 +73,7 @@ class GaussianNoise(Clocked):
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """The samples with noise; `generator` draws it, torch's own if left out."""
         check_tensor("x", x, of=self)
+        check_generator(generator)
         if not self.training:
             return x
         if self.anneal_steps:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._checks import check_generator
-from gan_blocks._input_gradient import check_samples, logits_of_each
+from gan_blocks._checks import check_generator, check_tensor
+from gan_blocks._input_gradient import check_critic, logits_of_each
 from gan_blocks._logits import combined, squared_differences, sub_critics
 from gan_blocks.distributed import draw
 from gan_blocks.precision import at_least_float32
@@ -20,8 +20,8 @@ class _Approximation(nn.Module):
         self.combine: Combine = combine
 
     def perturbed(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        r"""$x + \sigma\varepsilon$, to be judged beside $x$; `generator` draws the noise."""
-        check_samples(x)
+        r"""Return $x + \sigma\varepsilon$, to be judged beside $x$; `generator` draws the noise."""
+        check_tensor("x", x, ("N", ...), empty=False)
         noise = draw(torch.randn, x.shape, x.device, generator)
         wide = noise.to(at_least_float32(x).dtype)
         return x.detach() + (self.sigma * wide).to(x.dtype)
@@ -40,8 +40,11 @@ class _Approximation(nn.Module):
         terms = squared_differences("logits", logits, "perturbed_logits", perturbed_logits)
         return self.weight * combined(terms, self.combine)
 
-    def _penalty(self, critic: Critic, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        check_samples(x)
+    def _penalty(
+        self, critic: Critic, name: str, x: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        check_critic(critic)
+        check_tensor(name, x, ("N", ...), empty=False)
         check_generator(generator)
         # The critic gets a copy, since a layer may work in place on it.
         logits = logits_of_each(critic(x.detach().clone()), x)
@@ -55,8 +58,8 @@ def _check_gradients(*sides: Logits) -> None:
         for name, logits in zip(("logits", "perturbed_logits"), sides, strict=True):
             if not any(x.requires_grad for x in sub_critics(name, logits)):
                 raise ValueError(
-                    f"the critic's output, {name}, carries no gradient, so the penalty does not train "
-                    "the critic: is something detached, or computed under no_grad, inside the critic, "
+                    f"the critic's output, {name}, should carry a gradient, or the penalty does not "
+                    "train the critic: is something detached, or computed under no_grad, inside the critic, "
                     "or is the critic frozen? Use torch.no_grad to look at the value only"
                 )
 
@@ -133,7 +136,7 @@ class ApproximateR1Penalty(_Approximation):
             fake: Not used.
             generator: Draws the noise; torch's global one if left out.
         """
-        return self._penalty(critic, real, generator)
+        return self._penalty(critic, "real", real, generator)
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
@@ -197,4 +200,4 @@ class ApproximateR2Penalty(_Approximation):
             fake: Generated samples.
             generator: Draws the noise; torch's global one if left out.
         """
-        return self._penalty(critic, fake, generator)
+        return self._penalty(critic, "fake", fake, generator)

@@ -100,7 +100,7 @@ class DraganPenalty(nn.Module):
             fake: Not used.
             generator: Draws the points; torch's global one if left out.
         """
-        check_samples(real)
+        check_samples("real", real)
         wide = at_least_float32(real.detach())
         if self.noise == "uniform":
             u = draw(torch.rand, real.shape, real.device, generator)
@@ -110,7 +110,7 @@ class DraganPenalty(nn.Module):
             step = alpha.to(wide.dtype) * std * u
         else:
             step = draw(torch.randn, real.shape, real.device, generator).to(wide.dtype)
-        gradients = input_gradients(critic, real + (self.scale * step).to(real.dtype))
+        gradients = input_gradients(critic, real + (self.scale * step).to(real.dtype), "real")
         # The norm's own derivative at 0 is 0 in torch; a root of a sum of squares gives NaN there.
         distances = [torch.linalg.vector_norm(g, dim=1) - self.target for g in gradients]
         return self.weight * combined([d.square().mean() for d in distances], self.combine)

@@ -96,16 +96,21 @@ class GradientPenalty(nn.Module):
             fake: As many generated samples.
             generator: Draws the points; torch's global one if left out.
         """
-        check_samples(real, fake)
+        check_samples("real", real)
+        check_samples("fake", fake)
         if real.shape != fake.shape:
             raise ValueError(
                 f"a point is drawn between each real and each fake sample: real {tuple(real.shape)} "
                 f"and fake {tuple(fake.shape)} need one shape"
             )
+        if real.device != fake.device:
+            raise ValueError(
+                f"real and fake should be on one device, got {real.device} and {fake.device}"
+            )
         shape = (len(real), *[1] * (real.dim() - 1))
         epsilon = draw(torch.rand, shape, real.device, generator).to(real.dtype)
         points = epsilon * real + (1 - epsilon) * fake
-        terms = [self._of_one(gradient) for gradient in input_gradients(critic, points)]
+        terms = [self._of_one(gradient) for gradient in input_gradients(critic, points, "real")]
         return self.weight * combined(terms, self.combine)
 
     def _of_one(self, gradient: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gan_blocks._checks import check_generator, type_name
+from gan_blocks._input_gradient import check_critic
 from gan_blocks.authoring import Clocked
 from gan_blocks.spec import block
 from gan_blocks.types import Critic, Penalty, PositiveInt
@@ -78,8 +80,10 @@ class Lazy(Clocked):
     ) -> Tensor:
         """Return the penalty times `every` where it is due, else 0."""
         samples = [x for x in (real, fake) if isinstance(x, Tensor)]
+        check_critic(critic)
+        check_generator(generator)
         if not samples:
-            raise TypeError("the penalty needs a tensor of samples, got neither real nor fake ones")
+            raise TypeError(f"real should be a tensor of samples, got {type_name(real)}")
         self.note_forward(required=True)
         if not self._due:
             return torch.zeros((), device=samples[0].device)

@@ -88,7 +88,7 @@ class R2Penalty(nn.Module):
             generator: Not used; nothing is drawn.
         """
         check_generator(generator)
-        return self._penalty(input_gradients(critic, fake))
+        return self._penalty(input_gradients(critic, fake, "fake"))
 
     def from_logits(self, logits: Logits, inputs: Tensor | Sequence[Tensor]) -> Tensor:
         """The penalty from logits that the loss has already computed, which saves a forward.

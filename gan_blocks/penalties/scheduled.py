@@ -21,9 +21,8 @@ class Scheduled(Clocked):
 
     Args:
         penalty: Which penalty.
-        schedule: Its factor, such as [`CosineSchedule`][gan_blocks.CosineSchedule]; one of your own
-        derives
-            from [`Clocked`][gan_blocks.authoring.Clocked].
+        schedule: Its factor, such as [`CosineSchedule`][gan_blocks.CosineSchedule]. A schedule of your
+            own derives from [`Clocked`][gan_blocks.authoring.Clocked].
 
     Shape:
         As the penalty's.
