@@ -178,7 +178,11 @@ BROKEN: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "double_backward": (DifferentiatesOnce, {}, {}),
     "autocast": (LosesDigits, {}, {}),
     "compile_fullgraph": (AsksForAValue, {}, {}),
-    "two_processes": (SeesItsOwnPart, {"batch_dependent": True}, {"reference": centred}),
+    "two_processes": (
+        SeesItsOwnPart,
+        {"batch_dependent": "it subtracts the mean of the batch"},
+        {"reference": centred},
+    ),
 }
 
 
@@ -397,6 +401,9 @@ class OddWeights(nn.Module):
         super().__init__()
         self.whole = nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
         self.none = nn.Parameter(torch.ones(0, 3))
+
+    def forward(self, x):
+        return x
 
 
 def test_weights_of_integers_stay_as_they_are_and_there_may_be_none():
