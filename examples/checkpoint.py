@@ -30,6 +30,31 @@ UNREADABLE = (
 """What a checkpoint raises that is cut, overwritten, or of something else."""
 
 
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The states of all global random number generators, of types that a checkpoint may hold.
+
+    Args:
+        device: Of whose generator there is a state too.
+    """
+    numpy: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+    on_cpu = device.type == "cpu"
+    return {
+        "python": random.getstate(),
+        "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),
+        "torch": torch.get_rng_state(),
+        "device": None if on_cpu else torch.get_device_module(device).get_rng_state(),
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Go on from the states that `random_state` gave."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(state["device"])
+
+
 class RandomNumbers:
     """Every generator of random numbers; `draws` is the one of latent vectors and penalties."""
 
@@ -40,26 +65,15 @@ class RandomNumbers:
         # A seed that is drawn: with the run's own, training would draw what its pictures show.
         own = torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed))
         self.draws = torch.Generator(device).manual_seed(int(own))
-        self.module = None if device.type == "cpu" else torch.get_device_module(device)
+        self.device = device
 
     def state_dict(self) -> dict[str, Any]:
         """All states, of types that `torch.load` takes with `weights_only`."""
-        numpy: Any = np.random.get_state(legacy=True)  # noqa: NPY002
-        return {
-            "python": random.getstate(),
-            "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),
-            "torch": torch.get_rng_state(),
-            "device": self.module.get_rng_state() if self.module else None,
-            "draws": self.draws.get_state(),
-        }
+        return random_state(self.device) | {"draws": self.draws.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from these states."""
-        random.setstate(state["python"])
-        np.random.set_state(state["numpy"])  # noqa: NPY002
-        torch.set_rng_state(state["torch"])
-        if self.module:
-            self.module.set_rng_state(state["device"])
+        set_random_state(state, self.device)
         self.draws.set_state(state["draws"])
 
 

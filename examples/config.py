@@ -26,6 +26,7 @@ from gan_blocks import (
     registry,
 )
 from gan_blocks.presets import names
+from gan_blocks.spec import Capabilities
 from gan_blocks.types import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -34,20 +35,69 @@ from gan_blocks.types import (
 )
 from reading import OptimizerSpec
 
+_PAIRS = (
+    "samples that belong together, such as an image and its reconstruction, and this trainer draws its "
+    "samples from latent vectors"
+)
+LACKING = {
+    "augmented_logits": "logits of samples and of their augmented copies, and this trainer makes none",
+    "samples": _PAIRS,
+    "feature_lists": f"features of {_PAIRS}",
+    "other": "what only its own page describes, by a call of its own",
+}
+"""What the trainer does not have, by the word for what a term compares."""
+
 
 class Auxiliary(BaseModel, extra="forbid", strict=True):
-    """A term of the generator's loss that compares real and generated samples.
+    """A further term of the loss of one side.
+
+    A term of the critic's side is called with the logits of real and generated samples, and a term of
+    the generator's side with their features or logits. A term that looks at a network, such as
+    `OrthogonalRegularizer`, is called with the network of its side.
 
     Args:
-        term: The block, called `term(real, fake)`.
+        term: The block.
+        side: `critic` or `generator`, for a term that may stand in the loss of either. The others say
+            themselves where they belong.
         layers: Layers of the discriminator whose features it compares, each in turn and summed; its
             logits if none is named.
         weight: Factor of the term.
     """
 
     term: AuxiliarySpec
+    side: Literal["critic", "generator"] | None = None
     layers: list[str] = Field([""], min_length=1)
     weight: NonNegativeFloat = 1.0
+
+    @property
+    def compares(self) -> str:
+        """What the term is called with."""
+        return str(self._record.compares)
+
+    @property
+    def _record(self) -> Capabilities:
+        return registry.find(self.term["block"], "auxiliary").blueprint.capabilities
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> "Auxiliary":
+        name, own = self.term["block"], self._record.side
+        if self.compares in LACKING:
+            raise ValueError(f"{name} compares {LACKING[self.compares]}; use it in your own loop")
+        if own == "both" and self.side is None:
+            raise ValueError(
+                f'{name} may stand in the loss of either side; add side = "critic" or "generator"'
+            )
+        if own != "both" and self.side not in (None, own):
+            raise ValueError(f"{name} belongs to the loss of the {own}; remove side")
+        self.side = self.side or own  # type: ignore[assignment]
+        if self.side == "critic" and self.compares == "features":
+            raise ValueError(
+                f"{name} compares features, which this trainer has for the generator's loss only; use "
+                "it in your own loop"
+            )
+        if self.layers != [""] and self.compares != "features":
+            raise ValueError(f"{name} compares no layers; remove layers")
+        return self
 
 
 class Average(BaseModel, extra="forbid", strict=True, frozen=True):
@@ -68,11 +118,17 @@ class Config(BaseModel):
     Args:
         plugins: Python files with blocks of one's own, relative to the config file. The classes of
             `my_blocks.py` are then named `my_blocks/Class`.
-        adversarial_weight: Factor of the loss in the generator's step; with 0 the auxiliary terms
-            alone train it.
+        generator_optimizer: Numbers may be schedules. These count train steps, whatever `critic_steps`.
+        penalties: In the discriminator's loss. The `steps` of schedules inside count steps of its
+            optimizer, `critic_steps` in each train step.
+        adversarial_weight: Factor of the loss in the generator's step; with 0 the auxiliary terms of the
+            generator's side alone train it.
+        auxiliary: Further terms. The `steps` inside are those of the optimizer of the term's side.
         batch_size: Samples of a batch, over all processes.
         accumulate: In how many parts a batch goes through the networks, to save memory. Blocks that
             look at the whole batch see a part of it.
+        packing: How many samples the discriminator is shown as one. Its `channels` or `input_shape` is
+            that of such a pack.
         critic_steps: Steps of the discriminator for each one of the generator.
         reuse_fakes: Whether the generator's step takes the samples of the discriminator's last step
             instead of drawing new ones, which saves a forward of the generator.
@@ -102,6 +158,7 @@ class Config(BaseModel):
     steps: PositiveInt
     batch_size: PositiveInt = 128
     accumulate: PositiveInt = 1
+    packing: PositiveInt = 1
     critic_steps: PositiveInt = 1
     reuse_fakes: bool = False
     clip_gradient: PositiveFloat | None = None
@@ -138,6 +195,11 @@ class Config(BaseModel):
             raise ValueError(
                 f"the generator has {counts[0]} classes and the discriminator {counts[1]}; give both "
                 "the same num_classes, or choose networks that take classes"
+            )
+        if self.packing > 1 and self.num_classes:
+            raise ValueError(
+                "packing joins samples, whose labels differ; set packing = 1, or choose networks "
+                "without num_classes"
             )
         return self
 

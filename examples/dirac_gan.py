@@ -55,7 +55,7 @@ def losses(
     critic_loss = loss.discriminator(critic(real), critic(fake))
     for penalty in penalties:
         critic_loss = critic_loss + penalty(critic, real, fake)
-    return critic_loss, loss.generator(critic(fake), critic(real))
+    return critic_loss, loss.generator(critic(fake), real_logits=critic(real))
 
 
 def eigenvalues(loss: AdversarialLoss, penalties: Sequence[Penalty]) -> list[complex]:

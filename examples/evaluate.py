@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import checkpoint
 import data
 import stacked_mnist
 from distances import frechet_distance, kernel_distance
@@ -154,16 +155,32 @@ def evaluate(name: str, dataset: Any, sampler: Sampler) -> dict[str, Any]:
 
 
 @contextmanager
-def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradient. Each module's own mode is put back."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+def without_training(*networks: nn.Module, evaluation: bool = True) -> Iterator[None]:
+    """Within it, what networks do leaves no trace: neither gradients nor modes, buffers, random numbers.
+
+    Args:
+        networks: Those that run.
+        evaluation: Whether they run in evaluation mode, or in the modes that they are in.
+    """
+    modules = [module for network in networks for module in network.modules()]
+    modes = [(module, module.training) for module in modules]
+    # Batch norm and spectral norm move their buffers in training mode, and another's layer in any.
+    buffers = [(m, k, x, x.clone()) for m in modules for k, x in m.named_buffers(recurse=False)]
+    weights = (weight for network in networks for weight in network.parameters())
+    device = next((weight.device for weight in weights), torch.device("cpu"))
+    numbers = checkpoint.random_state(device)
     try:
+        for network in networks if evaluation else ():
+            network.eval()
         with torch.no_grad():
             yield
     finally:
         for module, training in modes:
             module.training = training
+        with torch.no_grad():
+            for module, name, buffer, value in buffers:
+                setattr(module, name, buffer.copy_(value))
+        checkpoint.set_random_state(numbers, device)
 
 
 def evaluate_run(trainer: Any, out: Path, inception: int = 0) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def train(name: str, method: str, seeds: int, steps: int) -> tuple[Tensor, float
         with torch.no_grad():
             of_real = critic(real)
         g_optimizer.zero_grad()
-        (seeds * loss.generator(critic(fake), of_real)).backward()
+        (seeds * loss.generator(critic(fake), real_logits=of_real)).backward()
         g_optimizer.step()
         critic.requires_grad_(True)
         ema.update(generator, BATCH)

@@ -62,16 +62,18 @@ def of_2016(layer: str) -> dict[str, list[str]]:
     }
 
 
+PACKS_OF_2 = ("packing=2", "discriminator.input_shape=[4]")
+
 VARIANTS = {
     "ring": of_2016("layers.4"),
     "digits": of_2016("layers.4"),
     "grid": of_2016("layers.6")
     | {
-        "packing of 2": ["discriminator.packing=2"],
-        "packing of 4": ["discriminator.packing=4"],
+        "packing of 2": list(PACKS_OF_2),
+        "packing of 4": ["packing=4", "discriminator.input_shape=[8]"],
         "R1 and R2": [R1_R2],
         "relativistic, R1, R2": [R1_R2, RELATIVISTIC],
-        "... and packing of 2": [R1_R2, RELATIVISTIC, "discriminator.packing=2"],
+        "... and packing of 2": [R1_R2, RELATIVISTIC, *PACKS_OF_2],
         "... and virtual batch norm": [R1_R2, RELATIVISTIC, VIRTUAL],
     },
 }

@@ -10,7 +10,7 @@ import os
 import sys
 import tomllib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -41,6 +41,15 @@ def make_optimizer(
         return OptimizerSettings(spec).build([p for p in parameters if p.requires_grad])
     except (TypeError, ValueError, LookupError) as error:
         raise UsageError(str(error)) from error
+
+
+def schedules_in(value: Any, place: str) -> Iterator[tuple[str, int]]:
+    """The schedules in the settings of an optimizer: their places, and after how many steps they end."""
+    if isinstance(value, dict) and "steps" in value:
+        yield f"{place} ({value['block']})", value["steps"]
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from schedules_in(item, f"{place}.{key}")
 
 
 def _check_optimizer(spec: dict[str, Any]) -> dict[str, Any]:

@@ -5,15 +5,15 @@ and a penalty that differentiates twice, is one forward and one backward pass fo
 `DistributedDataParallel`, and its precision is set in one place.
 """
 
-import copy
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gan_blocks import FeatureExtractor
+from gan_blocks import FeatureExtractor, pack
 from gan_blocks.precision import at_least_float32
 from gan_blocks.types import Logits
 
@@ -56,13 +56,10 @@ def channels_last(network: nn.Module) -> nn.Module:
     return network
 
 
-def needs_real_logits(loss: Any, device: torch.device) -> bool:
-    """Whether the generator's side of a loss does not go without them."""
-    try:
-        copy.deepcopy(loss).generator(torch.zeros(2, device=device))
-    except Exception:  # whatever the loss of a plugin raises
-        return True
-    return False
+def needs_real_logits(loss: Any) -> bool:
+    """Whether the generator's side of a loss requires them, as its signature says."""
+    parameter = inspect.signature(loss.generator).parameters.get("real_logits")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
 @contextmanager
@@ -77,19 +74,49 @@ def frozen(weights: Sequence[nn.Parameter]) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def _add(terms: Terms, name: str, value: Tensor) -> None:
-    terms[name] = terms[name] + value if name in terms else value
+class Term(NamedTuple):
+    """An auxiliary term in the loss of one side.
+
+    Args:
+        name: What messages call it.
+        block: The term.
+        of_module: Whether it is called with the network of the side, or with real and generated outputs
+            of the critic.
+        layers: The layers whose outputs it compares, each in turn. The empty name is the logits.
+        weight: Its factor.
+    """
+
+    name: str
+    block: Any
+    of_module: bool
+    layers: list[str]
+    weight: float
+
+    def value(self, network: nn.Module, real: Mapping[str, Any], fake: Mapping[str, Any]) -> Tensor:
+        """The sum over its layers, weight included.
+
+        Args:
+            network: Of the side.
+            real: Outputs of the critic on real samples, by layer.
+            fake: On generated samples.
+        """
+        if self.of_module:
+            return self.weight * self.block(network)
+        values = [self.block(real[name], fake[name]) for name in self.layers]
+        return self.weight * torch.stack(values).sum()
 
 
 class CriticStep(nn.Module):
-    """The critic's loss and all penalties on a batch.
+    """The critic's loss, all penalties and the auxiliary terms of its side on a batch.
 
     Args:
         critic: Whose weights this step trains.
         generator: Makes the samples that the critic is shown.
         loss: The adversarial loss.
-        penalties: What is added to it.
+        penalties: What is added to it, by name.
+        auxiliary: What else is added.
         draws: The random numbers of the penalties.
+        packing: How many samples the critic is shown as one.
         keeps_graph: Whether the samples keep their graph, for the generator's step.
     """
 
@@ -98,42 +125,47 @@ class CriticStep(nn.Module):
         critic: nn.Module,
         generator: nn.Module,
         loss: Any,
-        penalties: list[Any],
+        penalties: Mapping[str, Any],
+        auxiliary: list[Term],
         draws: torch.Generator,
+        packing: int,
         keeps_graph: bool,
     ) -> None:
         super().__init__()
         self.critic = critic
         # In a tuple: what wraps this module must see the weights of this side only.
-        self.others = (generator, loss, penalties, draws)
-        self.keeps_graph = keeps_graph
+        self.others = (generator, loss, penalties, auxiliary, draws)
+        self.packing, self.keeps_graph = packing, keeps_graph
 
     def forward(self, real: Batch, z: Tensor) -> tuple[Terms, Terms, Tensor]:
         """The terms of the loss, what else there is to tell, and the generated samples."""
-        generator, loss, penalties, draws = self.others
+        generator, loss, penalties, auxiliary, draws = self.others
         x, *labels = real
         with torch.set_grad_enabled(self.keeps_graph):
             fake = generator(z, *labels)
-        shown = fake.detach()  # the critic's loss is none of the generator's business
+        # The critic's loss is none of the generator's business.
+        x, shown = pack(x, self.packing), pack(fake.detach(), self.packing)
         real_logits, fake_logits = self.critic(x, *labels), self.critic(shown, *labels)
         terms = {"the discriminator's loss": loss.discriminator(real_logits, fake_logits)}
         critic = (lambda x: self.critic(x, *labels)) if labels else self.critic
-        for penalty in penalties:
-            _add(terms, f"the penalty {penalty}", penalty(critic, x, shown, generator=draws))
+        for name, penalty in penalties.items():
+            terms[name] = penalty(critic, x, shown, generator=draws)
+        for term in auxiliary:
+            terms[term.name] = term.value(self.critic, {"": real_logits}, {"": fake_logits})
         told = {"d_real": realness(real_logits), "spread": spread(real_logits, fake_logits)}
         return terms, told, fake
 
 
 class GeneratorStep(nn.Module):
-    """The generator's loss and all auxiliary terms on a batch.
+    """The generator's loss and the auxiliary terms of its side on a batch.
 
     Args:
         generator: Whose weights this step trains.
         features: The critic's logits, under the empty name, and the features of the terms.
         loss: The adversarial loss.
         weight: Its factor.
-        auxiliary: Each further term with the layers that it compares and its factor.
-        needs_real_logits: Whether the loss compares with real samples.
+        auxiliary: What is added to it.
+        packing: How many samples the critic is shown as one.
     """
 
     def __init__(
@@ -142,13 +174,15 @@ class GeneratorStep(nn.Module):
         features: FeatureExtractor,
         loss: Any,
         weight: float,
-        auxiliary: list[tuple[Any, list[str], float]],
-        needs_real_logits: bool,
+        auxiliary: list[Term],
+        packing: int,
     ) -> None:
         super().__init__()
         self.generator = generator
         self.others = (features, loss, auxiliary)
-        self.weight, self.needs_real_logits = weight, needs_real_logits
+        self.weight, self.packing = weight, packing
+        self.needs_real_logits = needs_real_logits(loss)
+        self.needs_real = self.needs_real_logits or not all(term.of_module for term in auxiliary)
 
     def forward(self, real: Batch, z: Tensor, fake: Tensor | None = None) -> tuple[Terms, Terms]:
         """The terms of the loss and what else there is to tell.
@@ -160,15 +194,14 @@ class GeneratorStep(nn.Module):
         """
         features, loss, auxiliary = self.others
         x, *labels = real
-        seen = features(self.generator(z, *labels) if fake is None else fake, *labels)
-        of_real = dict[str, Tensor]()
-        if self.needs_real_logits or auxiliary:
+        made = self.generator(z, *labels) if fake is None else fake
+        seen, of_real = features(pack(made, self.packing), *labels), {}
+        if self.needs_real:
             with torch.no_grad():
-                of_real = features(x, *labels)
-        real_logits = of_real[""] if self.needs_real_logits else None
-        value = loss.generator(seen[""], real_logits)
+                of_real = features(pack(x, self.packing), *labels)
+        given = {"real_logits": of_real[""]} if self.needs_real_logits else {}
+        value = loss.generator(seen[""], **given)
         terms = {"the generator's loss": self.weight * value}
-        for term, layers, weight in auxiliary:
-            compared = [term(of_real[name], seen[name]) for name in layers]
-            _add(terms, f"the term {term}", weight * torch.stack(compared).sum())
+        for term in auxiliary:
+            terms[term.name] = term.value(self.generator, of_real, seen)
         return terms, {"d_fake_before": realness(seen[""]), "slope": slope(value, seen[""])}

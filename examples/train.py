@@ -29,19 +29,20 @@ import plots
 import reading
 from config import Config
 from data import UsageError
-from evaluate import evaluate_run, evaluation_mode
-from gan_blocks import EMA, FeatureExtractor, VirtualBatchNorm, WithReference, distributed
+from evaluate import evaluate_run, without_training
+from gan_blocks import EMA, FeatureExtractor, VirtualBatchNorm, WithReference, distributed, pack
+from gan_blocks.authoring import Clocked
 from gan_blocks.presets import OptimizerSettings
-from reading import make_optimizer
+from reading import make_optimizer, schedules_in
 from record import Record, Values
 from steps import (
     Batch,
     CriticStep,
     GeneratorStep,
+    Term,
     Terms,
     channels_last,
     frozen,
-    needs_real_logits,
     realness,
 )
 from stopping import Stop
@@ -56,6 +57,7 @@ class Trainer:
         self.accelerator = reading.make_accelerator(device, config.precision)
         self.is_main = self.accelerator.is_main_process
         self.dataset = data.load(config.data, folder, config.seed)
+        self._check_packs()
         self.random, self.watch = checkpoint.RandomNumbers(config.seed, device), Watch(config)
         build = gan_blocks.build
         self.generator = channels_last(build(config.generator, device=device))
@@ -67,7 +69,8 @@ class Trainer:
         self.constraint = build(config.constraint) if config.constraint else None
         if self.constraint:
             self.constraint(self.critic)
-        self.ema = EMA(self.generator, **config.ema.model_dump()) if config.ema else None
+        average = config.ema.model_dump() | {"batch_size": config.batch_size} if config.ema else {}
+        self.ema = EMA(self.generator, **average) if config.ema else None
         # What the network itself has frozen stays frozen.
         self.critic_weights = [p for p in self.critic.parameters() if p.requires_grad]
         # In one forward the critic's logits, under the empty name, and the features of the terms.
@@ -78,22 +81,81 @@ class Trainer:
             self.features = FeatureExtractor(self.critic, list(names))
         except ValueError as error:
             raise UsageError(f"auxiliary.layers: {error}") from error
+        self.terms = self._terms(self.auxiliary)
         self._prepare()
+        self._follow()
         for network in (self.generator, self.critic) if config.compile else ():
             network.compile()  # last, since the average is a copy
 
+    def _check_packs(self) -> None:
+        """Refuse packs that do not fill what a process sees at once."""
+        size, m = self.config.batch_size, self.config.packing
+        shares = self.accelerator.num_processes * self.config.accumulate
+        if m > 1 and size % (shares * m):
+            raise UsageError(
+                f"packing: of a batch of {size} a process sees {size // shares} samples at once, which "
+                f"make no packs of {m}; make batch_size a multiple of {shares * m}"
+            )
+
+    def _terms(self, blocks: list[Any]) -> dict[str, list[Term]]:
+        """The auxiliary terms of each side, as these blocks compute them."""
+        terms: dict[str, list[Term]] = {"critic": [], "generator": []}
+        for i, (item, block) in enumerate(zip(self.config.auxiliary, blocks, strict=True)):
+            name = f"auxiliary.{i} ({item.term['block']})"
+            term = Term(name, block, item.compares == "module", self.layers[i], item.weight)
+            terms[str(item.side)].append(term)
+        return terms
+
+    def _follow(self) -> None:
+        """What counts or averages advances with the optimizer of the side whose loss it is in."""
+        critic, generator = (
+            [term.block for term in self.terms[side]] for side in ("critic", "generator")
+        )
+        for optimizer, blocks in (
+            (self.d_optimizer, [*self.penalties, *critic, self.loss, self.critic]),
+            (self.g_optimizer, [*generator, self.generator, self.ema]),
+        ):
+            modules = [block for block in blocks if isinstance(block, nn.Module)]
+            gan_blocks.follow(optimizer, *modules)
+
+    def early_ends(self) -> list[str]:
+        """The schedules that end before a tenth of the run, each with its place in the config."""
+        config, k = self.config, self.config.critic_steps
+        d, g = ("the discriminator", config.steps * k), ("the generator", config.steps)
+        clocks = {"loss": (self.loss, d), "discriminator": (self.critic, d)}
+        clocks |= {"generator": (self.generator, g)}
+        clocks |= {f"penalties.{i}": (block, d) for i, block in enumerate(self.penalties)}
+        for i, (item, block) in enumerate(zip(config.auxiliary, self.auxiliary, strict=True)):
+            clocks[f"auxiliary.{i}"] = (block, d if item.side == "critic" else g)
+        ends = [
+            (f"{place} ({type(each).__name__})", end, clock)
+            for place, (block, clock) in clocks.items()
+            for each in (block.modules() if isinstance(block, nn.Module) else ())
+            if isinstance(each, Clocked)
+            and (end := getattr(each, "steps", 0) or getattr(each, "anneal_steps", 0))
+        ]
+        for side in ("generator_optimizer", "discriminator_optimizer"):
+            for key, end in schedules_in(getattr(config, side), side):
+                ends.append((key, end, ("training", config.steps)))
+        return [
+            f"{what} after {end} of {steps} steps of {who}"
+            for what, end, (who, steps) in ends
+            if 10 * end < steps
+        ]
+
     def _prepare(self) -> None:
-        """Hand each side's step and optimiser to Accelerate."""
-        config = self.config
-        critic = (self.critic, self.generator, self.loss, self.penalties, self.random.draws)
+        """Hand each side's step and optimizer to Accelerate."""
+        config, draws = self.config, self.random.draws
+        blocks = zip(config.penalties, self.penalties, strict=True)
+        # Made once: the repr of blocks in blocks is long.
+        penalties = {f"penalties.{i} ({s['block']})": p for i, (s, p) in enumerate(blocks)}
+        critic = (self.critic, self.generator, self.loss, penalties, self.terms["critic"])
         generator = (self.generator, self.features, self.loss, config.adversarial_weight)
-        weights = (item.weight for item in config.auxiliary)
-        terms = list(zip(self.auxiliary, self.layers, weights, strict=True))
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             # Accelerate has no other name yet for the setting that torch calls deprecated.
             prepared = self.accelerator.prepare(
-                CriticStep(*critic, keeps_graph=config.reuse_fakes),
-                GeneratorStep(*generator, terms, needs_real_logits(self.loss, self.device)),
+                CriticStep(*critic, draws, config.packing, keeps_graph=config.reuse_fakes),
+                GeneratorStep(*generator, self.terms["generator"], config.packing),
                 make_optimizer(config.discriminator_optimizer, self.critic.parameters()),
                 make_optimizer(config.generator_optimizer, self.generator.parameters()),
             )
@@ -111,6 +173,8 @@ class Trainer:
         if network is self.generator:
             with distributed.local():  # the whole batch on every process
                 x = self.latents(len(x))
+        else:
+            x = pack(x, self.config.packing)
         return WithReference(network, (x, *labels))
 
     def batches(self) -> Iterator[Batch]:
@@ -146,15 +210,17 @@ class Trainer:
         averaged = self.ema.module if self.ema else self.generator
         if self.config.num_classes and labels is None:
             labels = torch.arange(n, device=self.device) // plots.SIDE % self.config.num_classes
-        with evaluation_mode(averaged), distributed.local():
+        with without_training(averaged), distributed.local():
+            torch.manual_seed(seed)  # for a generator that draws by itself
             inputs = (self.latents(n, seed), *([] if labels is None else [labels]))
             parts = zip(*(x.split(500) for x in inputs), strict=True)
             return torch.cat([averaged(*part) for part in parts])
 
-    @torch.no_grad()
     def judge(self, z: Tensor, *labels: Tensor) -> float:
-        """D(G(z)) as the networks are now."""
-        return self._mean(realness(self.critic(self.generator(z, *labels), *labels))).item()
+        """D(G(z)) as the networks are now, in the modes in which they train."""
+        with without_training(self.critic, self.generator, evaluation=False):
+            fake = pack(self.generator(z, *labels), self.config.packing)
+            return self._mean(realness(self.critic(fake, *labels))).item()
 
     def check(self) -> None:
         """Refuse networks that do not fit together or do not fit the data."""
@@ -163,13 +229,16 @@ class Trainer:
         real, *labels = self.parts_of(next(self.batches()))[0][0]
         try:
             fake = self.sample(len(real), 0, *labels)
-            with evaluation_mode(self.critic):
-                of_real, of_fake = self.features(real, *labels), self.features(fake, *labels)
-            # Copies, since a loss or a term may keep a state.
-            copy.deepcopy(self.loss).discriminator(of_real[""], of_fake[""])
-            for term, names in zip(copy.deepcopy(self.auxiliary), self.layers, strict=True):
-                for name in names:
-                    term(of_real[name], of_fake[name])
+            with without_training(self.critic, self.generator):
+                of_real, of_fake = (
+                    self.features(pack(x, self.config.packing), *labels) for x in (real, fake)
+                )
+                # Copies, since a loss or a term may keep a state.
+                copy.deepcopy(self.loss).discriminator(of_real[""], of_fake[""])
+                terms = self._terms(copy.deepcopy(self.auxiliary))
+                for side, network in (("critic", self.critic), ("generator", self.generator)):
+                    for term in terms[side]:
+                        term.value(network, of_real, of_fake)
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
             n, size = len(real), self.config.batch_size
             seen = "" if n == size else f" (of a batch of {size} they see {n} samples at once)"
@@ -232,8 +301,6 @@ class Trainer:
             parts = [(*part, fake) for part, fake in zip(parts, fakes, strict=True)]
         with frozen(self.critic_weights):
             values, _ = self.descend("g", self.g_side, self.g_optimizer, parts)
-        if self.ema:
-            self.ema.update(self.generator, self.config.batch_size)
         return values
 
     def train_step(self, reals: list[Batch]) -> Values:
@@ -313,6 +380,10 @@ def run(
     trainer = restore(out, device, config, folder) if resume else Trainer(config, folder, device)
     if not resume:
         trainer.check()
+    if trainer.is_main and (early := trainer.early_ends()):
+        print(
+            f"These schedules end before a tenth of the run: {'; '.join(early)}.", file=sys.stderr
+        )
     batches = trainer.batches()
     recording = Record(trainer, out, again) if trainer.is_main else nullcontext()
     with Stop(trainer.accelerator) as stop, recording as record:

@@ -409,7 +409,7 @@ z = dcgan.latents(64, seed=3)
 with torch.no_grad():
     among_64, among_2 = dcgan.generator(z)[:2], dcgan.generator(z[:2])
     in_training = (among_64 - among_2).abs().max().item()
-with evaluate.evaluation_mode(dcgan.generator):
+with evaluate.without_training(dcgan.generator):
     among_64, among_2 = dcgan.generator(z)[:2], dcgan.generator(z[:2])
     in_evaluation = (among_64 - among_2).abs().max().item()
 table(

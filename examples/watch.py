@@ -33,7 +33,7 @@ class Watch:
     generator's loss is flat at what it gives. A single step may pass through either of them.
 
     Args:
-        config: The config of the run. Where auxiliary terms teach the generator too, or the loss has
+        config: The config of the run. Where auxiliary terms train the generator too, or the loss has
             weight 0, nothing is counted.
     """
 
@@ -51,7 +51,8 @@ class Watch:
                 logits.
         """
         spread, slope = values.pop("spread"), values.pop("slope")
-        if self.config.auxiliary or not self.config.adversarial_weight:
+        teaches = any(item.side == "generator" for item in self.config.auxiliary)
+        if teaches or not self.config.adversarial_weight:
             return
         for name, now in (("constant", spread == 0), ("flat", slope < FLAT)):
             self.counts[name] = self.counts[name] + 1 if now else 0

@@ -95,6 +95,7 @@ from gan_blocks.fields import (
     ScheduleSpec,
 )
 from gan_blocks.hookspecs import hookimpl
+from gan_blocks.layers.packing import pack
 from gan_blocks.layers.virtual_batch_norm import WithReference
 from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
 from gan_blocks.presets import Preset, preset
@@ -202,6 +203,7 @@ __all__ = [
     "hookimpl",
     "lipschitz_bound",
     "lipschitz_rule",
+    "pack",
     "preset",
     "registry",
     "step",

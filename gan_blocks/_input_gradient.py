@@ -1,16 +1,18 @@
 """The critic's gradient with respect to its input, which penalties are made of."""
 
 import functools
-import inspect
+import sys
 import threading
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from gan_blocks._checks import warn_caller
 from gan_blocks._logits import sub_critics
 from gan_blocks.precision import at_least_float32
 from gan_blocks.types import Critic, Logits
@@ -31,57 +33,100 @@ def check_samples(*samples: Tensor) -> None:
             )
 
 
+def logits_of_each(logits: Logits, samples: Tensor) -> list[Tensor]:
+    """The logits of each sub-critic, refused where they are not those of each sample."""
+    outputs = sub_critics(_NAME, logits)
+    for y in outputs:
+        _check_rows(y, samples)
+    return outputs
+
+
 def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
-    """The gradient of each sub-critic at each point, `(N, d)`, to be differentiated by the weights."""
+    """The gradient of each sub-critic at each point, `(N, d)`, differentiable by the weights."""
     check_samples(points)
     precision, points = _float32_for_float16(points), _wide(points.detach())
-    mixing, compiled, packing = _examined(critic)
     if torch.compiler.is_compiling():
-        if mixing.endswith("mode"):
-            raise ValueError(f"{mixing}, and a compiled penalty cannot keep its running statistics")
-        with precision:
-            return by_torch_func(critic, points, [layer.pack_size for layer in packing])
+        try:
+            with precision:
+                return by_torch_func(critic, points)
+        except RuntimeError as error:
+            raise ValueError(
+                "the critic fails in a compiled penalty. Does it run without torch.compile? "
+                "If it changes its own buffers, as a batch norm in training mode does, use layer, group "
+                f"or spectral normalization, or leave the penalty out of the compiled step ({error})"
+            ) from error
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "the penalty takes a gradient, which torch.inference_mode forbids; use torch.no_grad"
         )
-    if mixing:
-        warnings.warn(
-            f"{mixing}, which mixes the samples, so the gradient is not each sample's own and the "
-            "penalty is not what its paper defines; use layer, group or spectral normalisation in the "
-            "critic",
-            stacklevel=4,
+    with torch.enable_grad(), precision:
+        gradients, channels = _as_written(_by_autograd)(critic, points)
+    if channels is not None:
+        warn_caller(
+            f"a batch norm of {channels} channels in the critic used the statistics of the "
+            "batch (training mode, or no running statistics), which mixes the samples, so the "
+            "gradient is not each sample's own and the penalty is not what its paper defines; use "
+            "layer, group or spectral normalization in the critic"
         )
-    # What torch has compiled cannot be differentiated twice, so it runs as it was written.
-    as_written = _as_written() if compiled else nullcontext()
-    with torch.enable_grad(), precision, as_written, _sizes_of_packs(packing) as sizes:
-        points = points.requires_grad_()
-        return gradients_of_logits(critic(points), points, sizes)
+    return gradients
 
 
-@contextmanager
-def _sizes_of_packs(layers: Sequence["JoinsSamples"]) -> Iterator[list[int]]:
-    """The sizes of the packs that these layers make within it; a critic may leave some layers out."""
-    sizes: list[int] = []
+def _by_autograd(critic: Critic, points: Tensor) -> tuple[list[Tensor], int | None]:
+    """The gradients, and the channels of a batch norm that mixed the samples, if one ran."""
+    points.requires_grad_()
+    # The critic gets a copy, since a layer may work in place on it.
+    copied = points.clone()
+    with _WatchesBatchNorm() as watch:
+        logits = critic(copied)
+    return gradients_of_logits(logits, points), watch.channels
 
-    def note(layer: JoinsSamples, *_: Any) -> None:
-        sizes.append(layer.pack_size)
 
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    try:
-        yield sizes
-    finally:
-        for hook in hooks:
-            hook.remove()
+class _WatchesBatchNorm(TorchFunctionMode):
+    """Notes the channels of a batch norm that uses the statistics of the batch.
 
+    It sees what this thread runs within it, so it neither has to know how the critic is written nor
+    takes a layer of another network for the critic's.
+    """
+
+    channels: int | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        is_batch_norm = func is F.batch_norm or func is torch.batch_norm
+        if is_batch_norm and kwargs.get("training", args[5] if len(args) > 5 else False):
+            self.channels = (args[0] if args else kwargs["input"]).shape[1]
+        return func(*args, **kwargs)
+
+
+# --- compiled critics ----------------------------------------------------------------------------
 
 _stance = ExitStack()
 _lock, _users = threading.Lock(), [0]
 
 
+def _as_written(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with what torch has compiled run eagerly: it cannot be differentiated twice."""
+    # Without dynamo nothing has been compiled, and to import it takes seconds.
+    return _eager(function) if "torch._dynamo" in sys.modules else function
+
+
+@functools.cache
+def _eager(function: Callable[..., Any]) -> Callable[..., Any]:
+    # Where a compiled step has fallen back to eager, the stance can be set only in a function that
+    # the compiler leaves alone.
+    @torch.compiler.disable
+    def run(*args: Any) -> Any:
+        with _eager_stance():
+            return function(*args)
+
+    return run
+
+
 @contextmanager
-def _as_written() -> Iterator[None]:
-    """Within it torch runs what it has compiled eagerly; the last of several threads ends it."""
+def _eager_stance() -> Iterator[None]:
+    """The stance is the process's, so the last of several threads ends it."""
     with _lock:
         if not _users[0]:
             _stance.enter_context(torch.compiler.set_stance("force_eager"))
@@ -95,18 +140,16 @@ def _as_written() -> Iterator[None]:
                 _stance.close()
 
 
-def by_torch_func(critic: Critic, points: Tensor, sizes: Sequence[int] = ()) -> list[Tensor]:
+def by_torch_func(critic: Critic, points: Tensor) -> list[Tensor]:
     """The same by `torch.func`, which the compiler can differentiate twice."""
-    rows: list[int] = []
 
     def sums(x: Tensor) -> tuple[Tensor, ...]:
-        logits = sub_critics(_NAME, critic(x))
-        rows[:] = _rows(logits, [x] * len(logits), sizes)
-        return tuple(each.sum() for each in logits)
+        return tuple(each.sum() for each in logits_of_each(critic(x.clone()), x))
 
     totals, pull_back = torch.func.vjp(sums, points)[:2]
     return [
-        at_least_float32(_pulled(pull_back, totals, i)).reshape(n, -1) for i, n in enumerate(rows)
+        at_least_float32(_pulled(pull_back, totals, i)).reshape(len(points), -1)
+        for i in range(len(totals))
     ]
 
 
@@ -115,13 +158,13 @@ def _pulled(pull_back: Any, totals: tuple[Tensor, ...], i: int) -> Tensor:
     return pull_back(seeds)[0]
 
 
-def gradients_of_logits(
-    logits: Logits, inputs: Tensor | Sequence[Tensor], sizes: Sequence[int] = ()
-) -> list[Tensor]:
+# --- gradients of given logits -------------------------------------------------------------------
+
+
+def gradients_of_logits(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """The gradient of each sample's logits with respect to that sample, flattened to `(N, d)`.
 
-    One for each sub-critic; `inputs` are those of all of them, or one for each. Of a critic that
-    packs samples by one of these sizes it is the gradient by each pack, `(N / m, m d)`.
+    One for each sub-critic; `inputs` are those of all of them, or one for each.
     """
     outputs = sub_critics(_NAME, logits)
     points: list[Any] = (
@@ -132,8 +175,7 @@ def gradients_of_logits(
             f"the logits come from {len(outputs)} sub-discriminators, but there are {len(points)} inputs"
         )
     check_samples(*points)
-    rows = _rows(outputs, points, sizes)
-    return [_gradient(y, x, n) for y, x, n in zip(outputs, points, rows, strict=True)]
+    return [_gradient(y, x) for y, x in zip(outputs, points, strict=True)]
 
 
 def refuse_float16(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> None:
@@ -149,7 +191,8 @@ def refuse_float16(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> None:
                 )
 
 
-def _gradient(logits: Tensor, points: Tensor, rows: int) -> Tensor:
+def _gradient(logits: Tensor, points: Tensor) -> Tensor:
+    _check_rows(logits, points)
     if not points.requires_grad:
         raise ValueError(
             "the inputs carry no gradient: call inputs.requires_grad_() before the critic sees them"
@@ -166,35 +209,19 @@ def _gradient(logits: Tensor, points: Tensor, rows: int) -> Tensor:
             "the critic's output does not depend on its input: is something detached, or computed "
             "under no_grad, inside the critic?"
         )
-    return at_least_float32(gradient).reshape(rows, -1)
+    return at_least_float32(gradient).reshape(len(points), -1)
 
 
-def _rows(logits: Sequence[Tensor], inputs: Sequence[Tensor], sizes: Sequence[int]) -> list[int]:
-    """How many gradients there are for each sub-critic: as many as samples, or as packs of them."""
-    rows = []
-    packs_only = len(logits) == 1 and bool(sizes)
-    for y, x in zip(logits, inputs, strict=True):
-        count = len(y) if y.dim() else 1
-        # Logits of several patches may stand in the dimension of the batch.
-        of_each = not packs_only and count % len(x) == 0
-        of_packs = any(count * size == len(x) for size in sizes)
-        if not of_each and not of_packs:
-            if packs_only:
-                raise ValueError(
-                    f"the critic has the layer Packing, so it should return logits of each of "
-                    f"{len(x) // sizes[0]} packs, got shape {tuple(y.shape)} for samples of shape "
-                    f"{tuple(x.shape)}; keep several logits of a pack in a dimension of their own. If "
-                    "these are logits of samples, give the penalty the part that makes them alone"
-                )
-            raise ValueError(
-                f"the critic should return logits of each of {len(x)} samples, got shape "
-                f"{tuple(y.shape)} for samples of shape {tuple(x.shape)}; their sum or mean is the "
-                "penalty's business. Logits of packs need a critic in which the penalty finds the "
-                "layer Packing: a module, or outside a compiled step a function that names it; or, "
-                "in from_logits, the packs as inputs"
-            )
-        rows.append(len(x) if of_each else count)
-    return rows
+def _check_rows(logits: Tensor, samples: Tensor) -> None:
+    """Logits of several patches may stand in the dimension of the batch, so a multiple will do."""
+    count = len(logits) if logits.dim() else 1
+    if count % len(samples):
+        raise ValueError(
+            f"the critic should return logits of each of {len(samples)} samples, got shape "
+            f"{tuple(logits.shape)} for samples of shape {tuple(samples.shape)}. If it takes their "
+            "sum or mean, leave that to the penalty. If it packs m samples, pack before the critic: "
+            "pack(x, m)"
+        )
 
 
 # --- precision -----------------------------------------------------------------------------------
@@ -222,52 +249,3 @@ def _wide(points: Tensor) -> Tensor:
             "keep weights and samples in float32 under autocast, or use bfloat16"
         )
     return points.float() if points.dtype == torch.float16 else points
-
-
-# --- what the critic is made of ------------------------------------------------------------------
-
-
-class JoinsSamples(nn.Module):
-    """A layer that makes one row of each `pack_size` samples, by which penalties know it."""
-
-    pack_size: int
-
-
-def _examined(critic: Critic) -> tuple[str, bool, list[JoinsSamples]]:
-    """What is said of a batch norm in training mode, if there is one; whether a part is compiled; and
-    the layers that join samples."""
-    joining: list[JoinsSamples] = []
-    mixing, compiled = "", False
-    for each in _mentioned(critic):
-        compiled |= "_torchdynamo_orig_callable" in vars(each)
-        for name, part in each.named_modules() if isinstance(each, nn.Module) else ():
-            compiled |= part._compiled_call_impl is not None or "_orig_mod" in part._modules
-            if isinstance(part, JoinsSamples) and part.pack_size > 1:
-                joining.append(part)
-            if isinstance(part, nn.modules.batchnorm._BatchNorm) and not mixing:
-                state = "in training mode" if part.training else "without running statistics"
-                if part.training or part.running_mean is None:
-                    mixing = f"the critic's {name or 'module'} is a {type(part).__name__} {state}"
-    return mixing, compiled, joining
-
-
-def _mentioned(critic: Any) -> Iterator[Any]:
-    """The critic, or the modules and functions that the function which stands for it mentions."""
-    if isinstance(critic, functools.partial):
-        for each in (critic.func, *critic.args, *critic.keywords.values()):
-            yield from _mentioned(each)
-    elif isinstance(critic, nn.Module):
-        yield critic
-    elif torch.compiler.is_compiling():
-        return  # the compiler cannot look into functions
-    elif inspect.ismethod(critic):
-        yield from _mentioned(critic.__self__)
-    elif inspect.isfunction(critic):
-        yield critic
-        try:
-            mentioned = inspect.getclosurevars(critic)
-        except ValueError:  # a name without a value yet
-            return
-        for value in (*mentioned.nonlocals.values(), *mentioned.globals.values()):
-            if isinstance(value, nn.Module) or inspect.isfunction(value):
-                yield value

@@ -1,12 +1,13 @@
 """What adversarial losses do with logits before and after their formula."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gan_blocks._checks import warn_caller
 from gan_blocks._math import softplus
 from gan_blocks.precision import at_least_float32
 from gan_blocks.types import Combine, Comparison, Logits
@@ -27,7 +28,12 @@ COMPARISONS: dict[Comparison, Callable[[Tensor], Tensor]] = {
 
 def sub_critics(name: str, logits: Logits) -> list[Tensor]:
     """The logits of each sub-discriminator, checked, in float32 at least."""
-    tensors: Sequence[Any] = logits if isinstance(logits, list | tuple) else [logits]
+    if isinstance(logits, tuple):
+        raise TypeError(
+            f"{name} is a tuple: is it (logits, features)? pass the logits only; several "
+            "sub-discriminators are a list"
+        )
+    tensors: list[Any] = logits if isinstance(logits, list) else [logits]
     if not tensors:
         raise ValueError(
             f"{name} is an empty list; give the logits of one sub-discriminator at least"
@@ -47,7 +53,7 @@ def sub_critics(name: str, logits: Logits) -> list[Tensor]:
 
 
 def pairs_of_critics(
-    real_logits: Logits | None, fake_logits: Logits, *, paired: bool = False
+    real_logits: Logits, fake_logits: Logits, *, paired: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
     """Real and fake logits of each sub-discriminator.
 
@@ -57,8 +63,6 @@ def pairs_of_critics(
         paired: Whether sample i of one belongs to sample i of the other, so that the batches must
             be of one size.
     """
-    if real_logits is None:
-        raise ValueError("this loss compares both sides: pass real_logits to generator() too")
     real, fake = sub_critics("real_logits", real_logits), sub_critics("fake_logits", fake_logits)
     if len(real) != len(fake):
         raise ValueError(
@@ -76,6 +80,89 @@ def pairs_of_critics(
                 f"fake_logits {tuple(f.shape)} need one batch size"
             )
     return list(zip(real, fake, strict=True))
+
+
+def discriminator_pairs(
+    loss: Any,
+    real_logits: Logits,
+    fake_logits: Logits,
+    *,
+    paired: bool = False,
+    unbounded: bool = False,
+) -> list[tuple[Tensor, Tensor]]:
+    """Real and fake logits of each sub-discriminator, for the discriminator's side of a loss.
+
+    Args:
+        loss: Which loss, for the warnings.
+        real_logits: Logits on real samples.
+        fake_logits: Logits on generated samples.
+        paired: Whether sample i of one belongs to sample i of the other.
+        unbounded: Whether the loss applies a sigmoid or another output function itself.
+    """
+    pairs = pairs_of_critics(real_logits, fake_logits, paired=paired)
+    logits = [x for pair in pairs for x in pair]
+    _warn_of_logits(loss, "discriminator", "logits", logits, logits, unbounded)
+    return pairs
+
+
+def generator_logits(loss: Any, fake_logits: Logits, *, unbounded: bool = False) -> list[Tensor]:
+    """Fake logits of each sub-discriminator, for the generator's side of a loss."""
+    fake = sub_critics("fake_logits", fake_logits)
+    _warn_of_logits(loss, "generator", "fake_logits", fake, fake, unbounded)
+    return fake
+
+
+def generator_pairs(
+    loss: Any,
+    fake_logits: Logits,
+    real_logits: Logits,
+    *,
+    paired: bool = False,
+    unbounded: bool = False,
+) -> list[tuple[Tensor, Tensor]]:
+    """Fake and real logits of each sub-discriminator, for the generator's side of a loss."""
+    pairs = pairs_of_critics(real_logits, fake_logits, paired=paired)
+    fake, logits = [f for _, f in pairs], [x for pair in pairs for x in pair]
+    _warn_of_logits(loss, "generator", "fake_logits", fake, logits, unbounded)
+    return [(f, r) for r, f in pairs]
+
+
+def _warn_of_logits(
+    loss: Any, side: str, name: str, trained: list[Tensor], logits: list[Tensor], unbounded: bool
+) -> None:
+    """Warn of mistakes that leave every number finite: nothing is trained, or a sigmoid twice."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return
+    if not any(map(_is_differentiable, trained)):
+        warn_caller(
+            f"no gradient is required of {name}, so {type(loss).__name__}.{side} trains nothing: is "
+            "something detached, computed under no_grad, or frozen? Use torch.no_grad to look at the "
+            "value only"
+        )
+    if unbounded and any(map(_is_from_sigmoid, logits)):
+        warn_caller(
+            f"the logits come out of a sigmoid, but {type(loss).__name__} takes any real number and "
+            "applies its own output function: let the critic return what it feeds to its sigmoid"
+        )
+
+
+def _is_differentiable(x: Tensor) -> bool:
+    # In forward mode the derivative travels as a tangent.
+    return x.requires_grad or torch.autograd.forward_ad.unpack_dual(x).tangent is not None
+
+
+_KEEP_VALUES = (
+    "Alias", "Clone", "Expand", "Permute", "Reshape", "Select", "Slice", "Squeeze", "TBackward",
+    "ToCopy", "Transpose", "Unsqueeze", "UnsafeView", "View",
+)  # fmt: skip
+"""How the names of autograd's nodes begin that change the shape or the dtype of numbers only."""
+
+
+def _is_from_sigmoid(x: Tensor) -> bool:
+    node: Any = x.grad_fn
+    while node is not None and node.name().startswith(_KEEP_VALUES):
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith(("Sigmoid", "LogSigmoid", "Hardsigmoid"))
 
 
 def squared_differences(

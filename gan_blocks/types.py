@@ -4,7 +4,7 @@ The limits are plain ``Annotated`` types. The spec model, the JSON schema, the d
 conformance kit all read them, so a limit stands in no other place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
@@ -59,8 +59,20 @@ Compares = Literal[
 - `other`: a call of its own, which no general loop can make.
 """
 
-Logits = Tensor | Sequence[Tensor]
-"""One tensor of realness logits, or one per sub-discriminator."""
+
+class Normalization(nn.Module):
+    """Base of layers that normalize features; their parameters are scales and offsets.
+
+    Constraints leave those alone. Torch's own normalization layers are known without it; derive a layer
+    of your own from it.
+    """
+
+
+Logits = Tensor | list[Tensor]
+"""One tensor of realness logits, or a list of one for each sub-discriminator.
+
+A tuple is refused: networks that return (logits, features) would be judged by their features.
+"""
 
 Critic = Callable[[Tensor], Logits]
 """Anything that maps a batch to realness logits: a module, a function, a lambda."""
@@ -76,7 +88,7 @@ class AdversarialLoss(Protocol):
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor: ...
 
-    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor: ...
+    def generator(self, fake_logits: Logits, *, real_logits: Logits) -> Tensor: ...
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ def gradient_field(loss, penalties=()):
         critic_loss = loss.discriminator(critic(real), critic(fake))
         for penalty in penalties:
             critic_loss = critic_loss + penalty(critic, real, fake)
-        generator_loss = loss.generator(critic(fake), critic(real))
+        generator_loss = loss.generator(critic(fake), real_logits=critic(real))
         (d_psi,) = torch.autograd.grad(critic_loss, psi, create_graph=True)
         (d_theta,) = torch.autograd.grad(generator_loss, theta, create_graph=True)
         return -torch.stack([d_psi, d_theta])

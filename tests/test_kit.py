@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from gan_blocks import RenamedWarning, block, registry
+from gan_blocks.authoring import Averaging
 from gan_blocks.testing import CHECKS, Case, check, names_of_checks, parametrize
 from gan_blocks.types import PositiveFloat
 
@@ -33,6 +35,8 @@ class Doubling(nn.Module):
         self.offset = offset
 
     def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x should be floating-point numbers, got {type(x).__name__}")
         return 2 * (x * self.weight).tanh() + self.offset
 
 
@@ -148,6 +152,87 @@ class SeesItsOwnPart(Doubling):
         return super().forward(x - x.mean(0))
 
 
+class CountsItsCalls(Doubling):
+    """Grows by each call in training mode."""
+
+    calls: Tensor
+
+    def __init__(self, offset: float = 0.25) -> None:
+        super().__init__(offset)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = super().forward(x) + self.calls
+        if self.training:
+            self.calls += 1
+        return result
+
+
+class _Averages(Averaging):
+    """Adds the average of the steps before to twice its input."""
+
+    mean: Tensor
+    wide_buffers = (*Averaging.wide_buffers, "mean")
+
+    def __init__(self, offset: float = 0.25) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.weight = nn.Parameter(torch.tensor([1.5, -0.5]))
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = Doubling.forward(self, x)  # type: ignore[arg-type]
+        self.pool(x.mean(), len(x))
+        return result + self.mean
+
+    def commit(self, value: Tensor, seen: Tensor) -> None:
+        self.mean = torch.where(seen, value, self.mean).to(self.mean)
+
+
+class CommitsInEvaluation(_Averages):
+    def pool(self, value: Tensor, samples: Tensor | float) -> None:
+        self._pool(value.to(self.pooled), samples)
+
+
+class CommitsInForward(_Averages):
+    def forward(self, x: Tensor) -> Tensor:
+        result = super().forward(x)
+        self.on_step()
+        return result
+
+
+class KeepsItsInput(Doubling):
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = [x]
+        time.sleep(1e-4)
+        return super().forward(self.kept[0])
+
+
+class RewindsRandomNumbers(Doubling):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.rand(1)
+        return super().forward(x)
+
+
+class SwallowsTypeErrors(Doubling):
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return super().forward(x)
+        except TypeError:
+            return 0 * self.weight
+
+
+class LeavesItToTorch(Doubling):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * torch.tanh(x * self.weight) + self.offset
+
+
+class SumsTheBatch(Doubling):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).sum()
+
+
 def centred(block: Any, x: Tensor) -> Tensor:
     return doubled(block, x - x.mean(0))
 
@@ -178,11 +263,13 @@ BROKEN: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "double_backward": (DifferentiatesOnce, {}, {}),
     "autocast": (LosesDigits, {}, {}),
     "compile_fullgraph": (AsksForAValue, {}, {}),
-    "two_processes": (
-        SeesItsOwnPart,
-        {"batch_dependent": "it subtracts the mean of the batch"},
-        {"reference": centred},
-    ),
+    "two_processes": (SeesItsOwnPart, {"batch_dependent": "a mean"}, {"reference": centred}),
+    "called_twice": (CountsItsCalls, {}, {}),
+    "looking_changes_nothing": (CommitsInEvaluation, {}, {}),
+    "accumulated": (LooksAtItsMates, {}, {}),
+    "threads": (KeepsItsInput, {}, {}),
+    "process_is_left_alone": (RewindsRandomNumbers, {}, {}),
+    "wrong_arguments_are_refused": (SwallowsTypeErrors, {}, {}),
 }
 
 
@@ -218,6 +305,64 @@ def test_block_broken_on_purpose_is_noticed(name):
     message = str(caught.value)
     assert message.startswith(f"{case.name} breaks {name}: {CHECKS[name]}\n")
     assert f"{__file__}:" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "claims", "message"),
+    [
+        ("called_twice", CommitsInForward, {}, "in forward: mean changes from"),
+        ("looking_changes_nothing", CountsItsCalls, {}, "without gradients: calls changes from"),
+        ("accumulated", SumsTheBatch, {}, "not close"),
+        (
+            "accumulated",
+            SumsTheBatch,
+            {"batch_dependent": "a pretext"},
+            "mean over the batch a sum",
+        ),
+        (
+            "wrong_arguments_are_refused",
+            LeavesItToTorch,
+            {},
+            "(?s)0 of __call__, None: .* from inside",
+        ),
+    ],
+)
+def test_other_blocks_broken_on_purpose_are_noticed_too(name, cls, claims, message):
+    with pytest.raises(AssertionError, match=message):
+        check(case_of("other", cls, claims, {}), name)
+
+
+class RunningMean(Doubling):
+    """Has running statistics, as batch norm has."""
+
+    mean: Tensor
+
+    def __init__(self, offset: float = 0.25) -> None:
+        super().__init__(offset)
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        doubled = super().forward(x)
+        if self.training:
+            self.mean = self.mean + (x.detach().mean(0) - self.mean) / 2
+        return doubled + self.mean
+
+
+def beside_the_running_mean(block: Any, x: Tensor) -> Tensor:
+    mean = block.mean / 2 + x.mean(0).detach() / 2
+    return torch.stack([2 * (row * block.weight).tanh() + block.offset + mean for row in x])
+
+
+def test_layer_with_running_statistics_passes_when_it_says_so():
+    claims = {"moves_in_forward": True, "batch_dependent": "the mean of the batch moves it"}
+    detached = dict.fromkeys(("gradient", "double_backward"), "no gradient goes through it")
+    differs = {"reference": beside_the_running_mean, "without": detached | {"two_processes": "own"}}
+    case = case_of("running", RunningMean, claims, differs)
+    globals()["RunningMean"] = registry.find(case.spec["block"]).cls
+    check(case)
+    silent = case_of("silent", RunningMean, {"batch_dependent": "the mean of the batch"}, {})
+    with pytest.raises(AssertionError, match="in forward: mean changes"):
+        check(silent, "called_twice")
 
 
 @pytest.mark.parametrize("name", CHECKS)

@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportCallIssue=false
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -47,6 +48,14 @@ PAIRED = [RelativisticLoss(c) for c in COMPARISONS]
 AVERAGE = [RelativisticAverageLoss(c) for c in COMPARISONS]
 ALL = [*UNPAIRED, *PAIRED, *AVERAGE]
 ids = str
+
+# The values of given numbers are computed here, which train nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:no gradient is required")
+
+
+def generator_side(loss):
+    """The generator's loss as a function of two tensors."""
+    return lambda f, r: loss.generator(f, real_logits=r)
 
 
 @st.composite
@@ -438,7 +447,7 @@ def test_value_and_gradient_are_finite_at_logits_of_ten_thousand(loss, dtype):
             r, f = torch.full((4,), real, dtype=dtype), torch.full((4,), fake, dtype=dtype)
             for value, gradients in (
                 value_and_gradient(loss.discriminator, r, f),
-                value_and_gradient(loss.generator, f, r),
+                value_and_gradient(generator_side(loss), f, r),
             ):
                 assert value.isfinite()
                 assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -455,7 +464,7 @@ def test_divergence_losses_are_never_nan(divergence, objective, dtype):
             r, f = torch.full((4,), real, dtype=dtype), torch.full((4,), fake, dtype=dtype)
             for value, gradients in (
                 value_and_gradient(loss.discriminator, r, f),
-                value_and_gradient(loss.generator, f, r),
+                value_and_gradient(generator_side(loss), f, r),
             ):
                 assert not value.isnan()
                 assert not any(g.isnan().any() for g in gradients)
@@ -506,20 +515,20 @@ def test_gradients_push_real_up_and_fake_down_and_the_generator_fakes_up(real, f
     for loss in (MinimaxLoss(), NonSaturatingLoss(), HingeLoss(), WassersteinLoss()):
         _, (by_real, by_fake) = value_and_gradient(loss.discriminator, r, f)
         assert by_real <= 0 <= by_fake
-        _, (by_fake, _) = value_and_gradient(loss.generator, f, r)
+        _, (by_fake, _) = value_and_gradient(generator_side(loss), f, r)
         assert by_fake <= 0
     for comparison in ("softplus", "hinge"):
         for loss in (RelativisticLoss(comparison), RelativisticAverageLoss(comparison)):
             _, (by_real, by_fake) = value_and_gradient(loss.discriminator, r, f)
             assert by_real <= 0 <= by_fake
-            _, (by_fake, by_real) = value_and_gradient(loss.generator, f, r)
+            _, (by_fake, by_real) = value_and_gradient(generator_side(loss), f, r)
             assert by_fake <= 0 <= by_real
     for divergence in [*BOUNDED, *UNBOUNDED]:
         for objective in ("minimax", "non_saturating"):
             loss = FDivergenceLoss(divergence, objective)
             _, (by_real, by_fake) = value_and_gradient(loss.discriminator, r, f)
             assert by_real <= 0 <= by_fake
-            _, (by_fake, _) = value_and_gradient(loss.generator, f, r)
+            _, (by_fake, _) = value_and_gradient(generator_side(loss), f, r)
             assert by_fake <= 0
 
 
@@ -527,8 +536,8 @@ def test_gradients_push_real_up_and_fake_down_and_the_generator_fakes_up(real, f
 def test_only_wasserstein_and_relativistic_ignore_a_shift_of_the_critic(shift):
     r, f = torch.randn(6, dtype=F64), torch.randn(6, dtype=F64)
     for loss in (WassersteinLoss(), *PAIRED, *AVERAGE):
-        for function, a, b in ((loss.discriminator, r, f), (loss.generator, f, r)):
-            if isinstance(loss, WassersteinLoss) and function == loss.generator:
+        for function, a, b in ((loss.discriminator, r, f), (generator_side(loss), f, r)):
+            if isinstance(loss, WassersteinLoss) and function != loss.discriminator:
                 continue
             torch.testing.assert_close(
                 function(a + shift, b + shift), function(a, b), atol=1e-9, rtol=0
@@ -542,7 +551,7 @@ def test_only_wasserstein_and_relativistic_ignore_a_shift_of_the_critic(shift):
 def test_average_loss_sends_gradient_through_both_means():
     r, f = torch.randn(5, dtype=F64), torch.randn(3, dtype=F64)
     for loss in AVERAGE:
-        _, (by_fake, by_real) = value_and_gradient(loss.generator, f, r)
+        _, (by_fake, by_real) = value_and_gradient(generator_side(loss), f, r)
         # The critic may be shifted without effect, so the gradients cancel as a whole.
         torch.testing.assert_close(by_fake.sum() + by_real.sum(), torch.zeros((), dtype=F64))
         assert (by_fake != 0).any()
@@ -567,7 +576,7 @@ def test_value_depends_on_the_logits_and_not_on_their_shape(loss, shape):
         loss.discriminator(r, f), loss.discriminator(r.reshape(-1), f.reshape(-1))
     )
     assert loss.discriminator(r, f).shape == ()
-    assert loss.generator(f, r).shape == ()
+    assert loss.generator(f, real_logits=r).shape == ()
 
 
 @pytest.mark.parametrize("loss", ALL, ids=ids)
@@ -591,9 +600,11 @@ def test_a_pairing_loss_needs_pairs():
         with pytest.raises(ValueError, match="need one batch size"):
             loss.discriminator(torch.randn(4), torch.randn(5))
         with pytest.raises(ValueError, match="need one batch size"):
-            loss.generator(torch.randn(4), torch.randn(5))
+            loss.generator(torch.randn(4), real_logits=torch.randn(5))
     for loss in (*PAIRED, *AVERAGE):
-        with pytest.raises(ValueError, match="pass real_logits to generator"):
+        with pytest.raises(
+            TypeError, match="missing 1 required keyword-only argument: 'real_logits"
+        ):
             loss.generator(torch.randn(4))
 
 
@@ -612,7 +623,7 @@ def test_wrong_logits_are_refused(loss):
         for call in (
             lambda bad=bad: loss.discriminator(bad, good),
             lambda bad=bad: loss.discriminator(good, bad),
-            lambda bad=bad: loss.generator(bad, good),
+            lambda bad=bad: loss.generator(bad, real_logits=good),
         ):
             with pytest.raises(error, match=text):
                 call()
@@ -656,13 +667,128 @@ def test_settings_that_make_no_sense_are_refused(make, text):
         make()
 
 
+# --- mistakes that leave every number finite ---------------------------------------------------------
+
+
+@pytest.fixture
+def warnings_raise():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def trainable(n=4):
+    return torch.randn(n, requires_grad=True)
+
+
+@pytest.mark.parametrize("loss", ALL, ids=ids)
+def test_loss_that_trains_nothing_says_so_at_the_users_line(loss):
+    real = trainable()
+    with pytest.warns(
+        UserWarning, match=rf"{type(loss).__name__}.generator trains nothing"
+    ) as caught:
+        loss.generator(torch.randn(4), real_logits=real)
+    with pytest.warns(UserWarning, match=rf"{type(loss).__name__}.discriminator trains nothing"):
+        loss.discriminator([torch.randn(4)], [torch.randn(4)])
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.usefixtures("warnings_raise")
+@pytest.mark.parametrize("loss", ALL, ids=ids)
+def test_loss_that_trains_something_or_is_only_looked_at_says_nothing(loss):
+    r, f = torch.randn(4), torch.randn(4)
+    loss.discriminator(trainable(), f)
+    loss.discriminator(r, trainable())
+    loss.discriminator([r, trainable()], [f, f])
+    loss.generator(trainable(), real_logits=r)
+    loss.generator([trainable(), f], real_logits=[r, r])
+    for look in (torch.no_grad, torch.inference_mode):
+        with look():
+            loss.discriminator(r, f)
+            loss.generator(f, real_logits=r)
+
+
+# torch's own forward mode is written with its deprecated compiler.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("error:no gradient is required")
+@pytest.mark.parametrize("loss", ALL, ids=ids)
+def test_derivatives_by_torch_func_are_no_mistake(loss):
+    r, f = torch.randn(3, 4), torch.randn(3, 4)
+    for function, a, b in ((loss.discriminator, r, f), (generator_side(loss), f, r)):
+        torch.func.grad(function)(a[0], b[0])
+        torch.func.jacrev(function)(a[0], b[0])
+        torch.func.vmap(torch.func.grad(function))(a, b)
+        torch.func.jvp(function, (a[0], b[0]), (b[0], a[0]))
+        torch.func.jacfwd(function)(a[0], b[0])
+        torch.func.hessian(function)(a[0], b[0])
+
+
+SQUASHING = [MinimaxLoss(), NonSaturatingLoss(), FDivergenceLoss(JensenShannon())]
+SQUASHING += [RelativisticLoss(), RelativisticAverageLoss()]
+ENDS = {
+    "sigmoid": torch.sigmoid,
+    "log sigmoid": torch.nn.functional.logsigmoid,
+    "hard sigmoid": torch.nn.functional.hardsigmoid,
+    "squeezed": lambda x: torch.sigmoid(x[:, None]).squeeze(1),
+    "flat": lambda x: torch.sigmoid(x.view(2, 2)).flatten(),
+    "cast": lambda x: torch.sigmoid(x.bfloat16()).double(),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("loss", SQUASHING, ids=ids)
+def test_critic_that_ends_in_a_sigmoid_is_named_at_the_users_line(loss, end):
+    real, fake = ENDS[end](trainable()), ENDS[end](trainable())
+    with pytest.warns(UserWarning, match="come out of a sigmoid, but") as caught:
+        loss.discriminator(real, fake)
+    with pytest.warns(UserWarning, match=f"but {type(loss).__name__} takes any real number"):
+        loss.generator([fake], real_logits=[real])
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.usefixtures("warnings_raise")
+def test_sigmoid_that_makes_no_probability_of_a_logit_is_left_alone():
+    def critics():
+        yield lambda x: 8 * torch.sigmoid(x) - 4
+        yield lambda x: torch.nn.functional.silu(x)
+        yield lambda x: torch.sigmoid(x) @ torch.eye(4)
+        yield lambda x: x
+
+    for loss in SQUASHING:
+        for critic in critics():
+            loss.discriminator(critic(trainable()), critic(trainable()))
+    # These are defined on values between 0 and 1.
+    for loss in (LeastSquaresLoss(), WassersteinLoss(), RelativisticLoss("least_squares")):
+        loss.discriminator(trainable().sigmoid(), trainable().sigmoid())
+
+
+@pytest.mark.parametrize("loss", ALL, ids=ids)
+def test_logits_with_features_in_a_tuple_are_refused(loss):
+    logits, features = trainable(), torch.randn(4, 8)
+    for call in (
+        lambda: loss.discriminator((logits, features), logits),
+        lambda: loss.discriminator([logits, logits], (logits, features)),
+        lambda: loss.generator((logits, features), real_logits=logits),
+    ):
+        with pytest.raises(
+            TypeError, match=r"is a tuple: is it \(logits, features\)\? pass the lo"
+        ):
+            call()
+
+
+@pytest.mark.parametrize("loss", ALL, ids=ids)
+def test_real_logits_are_passed_by_name(loss):
+    with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were given"):
+        loss.generator(trainable(), trainable())
+
+
 # --- torch.func ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", [*ALL, *map(FDivergenceLoss, UNBOUNDED)], ids=ids)
 def test_losses_of_a_stack_of_critics_by_vmap_are_those_of_each(loss):
     r, f = torch.randn(3, 6, dtype=F64), torch.randn(3, 6, dtype=F64)
-    for function, a, b in ((loss.discriminator, r, f), (loss.generator, f, r)):
+    for function, a, b in ((loss.discriminator, r, f), (generator_side(loss), f, r)):
         together = torch.func.vmap(torch.func.grad(function, argnums=(0, 1)))(a, b)
         for i in range(3):
             _, alone = value_and_gradient(function, a[i], b[i])
@@ -679,7 +805,7 @@ FORWARD_MODE = [d for d in UNBOUNDED if not isinstance(d, NeymanChi2)]
 @pytest.mark.parametrize("loss", [*ALL, *map(FDivergenceLoss, FORWARD_MODE)], ids=ids)
 def test_derivatives_forward_and_backward_agree(loss):
     r, f = torch.randn(4, dtype=F64), torch.randn(4, dtype=F64)
-    for function, a, b in ((loss.discriminator, r, f), (loss.generator, f, r)):
+    for function, a, b in ((loss.discriminator, r, f), (generator_side(loss), f, r)):
         forward, backward = torch.func.jacfwd(function)(a, b), torch.func.jacrev(function)(a, b)
         torch.testing.assert_close(forward, backward)
         assert torch.func.hessian(function)(a, b).isfinite().all()

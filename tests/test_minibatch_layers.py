@@ -15,6 +15,7 @@ from gan_blocks import (
     Packing,
     VirtualBatchNorm,
     WithReference,
+    pack,
 )
 from gan_blocks.layers import _similarity
 
@@ -238,32 +239,55 @@ def test_maps_are_appended_behind_the_features():
 def test_pack_is_its_samples_joined_along_the_channels(shape):
     x = torch.randn(shape)
     expected = torch.cat([x[0::3], x[1::3], x[2::3]], dim=1)
+    assert torch.equal(pack(x, 3), expected)
     assert torch.equal(Packing(3)(x), expected)
     if x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)
-        assert torch.equal(Packing(3)(x), expected)
+        assert torch.equal(pack(x, 3), expected)
 
 
 def test_packs_of_one_are_the_samples():
     for n in (0, 1, 5):
         x = torch.randn(n, 3, 2)
-        assert torch.equal(Packing(1)(x), x)
+        assert torch.equal(pack(x, 1), x)
 
 
-def test_samples_that_fill_no_pack_are_refused():
-    for n in (1, 3, 5):
-        with pytest.raises(
-            ValueError, match=rf"joins each 4 samples, got {n}: make the batch a mul"
-        ):
-            Packing(4)(torch.zeros(n, 2))
-    with pytest.raises(ValueError, match=r"shape \(N, C, ...\), got \(4,\)"):
-        Packing(4)(torch.zeros(4))
+@pytest.mark.parametrize(
+    ("x", "m", "error", "text"),
+    [
+        (
+            torch.zeros(1, 2),
+            4,
+            ValueError,
+            "joins each 4 samples, got 1: make the batch a multiple",
+        ),
+        (
+            torch.zeros(5, 2),
+            4,
+            ValueError,
+            "joins each 4 samples, got 5: make the batch a multiple",
+        ),
+        (torch.zeros(4), 4, ValueError, r"shape \(N, C, ...\), got \(4,\)"),
+        (torch.zeros(4, 2), 0, ValueError, "m should be 1 or more, got 0"),
+        (torch.zeros(4, 2), 2.0, TypeError, "m should be the number of samples of a pack, got 2.0"),
+        (
+            torch.zeros(4, 2),
+            True,
+            TypeError,
+            "m should be the number of samples of a pack, got True",
+        ),
+        ([torch.zeros(4, 2)], 2, TypeError, "samples in a tensor, got list"),
+    ],
+)
+def test_samples_that_fill_no_pack_are_refused(x, m, error, text):
+    with pytest.raises(error, match=text):
+        pack(x, m)
 
 
 CRITICS = {
-    "MLPDiscriminator": (lambda **more: MLPDiscriminator((2,), 8, 2, dtype=F64, **more), (2,)),
+    "MLPDiscriminator": (lambda m: MLPDiscriminator((m * 2,), 8, 2, dtype=F64), (2,)),
     "DCGANDiscriminator": (
-        lambda **more: DCGANDiscriminator(16, 1, 2, norm="none", dtype=F64, **more),
+        lambda m: DCGANDiscriminator(16, m, 2, norm="none", dtype=F64),
         (1, 16, 16),
     ),
 }
@@ -273,47 +297,19 @@ CRITICS = {
 def test_logit_of_a_pack_depends_on_all_of_its_samples_and_on_no_other(name):
     make, shape = CRITICS[name]
     torch.manual_seed(0)
-    critic, x = make(packing=3), torch.randn(6, *shape, dtype=F64, requires_grad=True)
-    logits = critic(x)
+    critic, x = make(3), torch.randn(6, *shape, dtype=F64, requires_grad=True)
+    logits = critic(pack(x, 3))
     assert logits.shape == (2,)
-    for pack, logit in enumerate(logits):
+    for i, logit in enumerate(logits):
         (gradient,) = torch.autograd.grad(logit, x, retain_graph=True)
         reached = gradient.flatten(1).abs().sum(1) > 0
-        assert reached.tolist() == [i // 3 == pack for i in range(6)]
+        assert reached.tolist() == [j // 3 == i for j in range(6)]
 
 
-@pytest.mark.parametrize("name", CRITICS)
-def test_packing_of_one_leaves_a_network_as_it_was(name):
-    make, shape = CRITICS[name]
-    torch.manual_seed(0)
-    plain = make()
-    torch.manual_seed(0)
-    packed = make(packing=1)
-    assert str(packed.layers) == str(plain.layers)
-    x = torch.randn(3, *shape, dtype=F64)
-    assert torch.equal(packed(x), plain(x))
-
-
-def test_packing_grows_the_first_layer_only():
-    shapes, packed = (
-        [p.shape for p in MLPDiscriminator((3,), 8, 2, packing=m).parameters()] for m in (1, 4)
-    )
-    assert packed == [(8, 12), *shapes[1:]]
-
-
-def test_minibatch_layers_behind_it_compare_packs():
-    torch.manual_seed(0)
-    critic = MLPDiscriminator((2,), 8, 1, minibatch_kernels=3, packing=2, dtype=F64)
-    x = torch.randn(8, 2, dtype=F64)
-    packs = x.view(4, 4)
-    features = critic.layers[2](critic.layers[1](packs))
-    torch.testing.assert_close(critic.layers[3](features), critic.layers[3](critic.layers[:3](x)))
-
-
-def test_reference_of_virtual_batch_norm_is_packed_by_itself():
+def test_virtual_batch_norm_takes_packs_and_a_reference_of_packs():
     torch.manual_seed(0)
     inside = nn.Sequential(nn.Linear(6, 4), VirtualBatchNorm(4), nn.Linear(4, 1)).double()
     x, reference = torch.randn(4, 3, dtype=F64), torch.randn(10, 3, dtype=F64)
-    packed = WithReference(nn.Sequential(Packing(2), inside), reference)(x)
+    packed = WithReference(inside, pack(reference, 2))(pack(x, 2))
     expected = WithReference(inside, reference.view(5, 6))(x.view(2, 6))
     torch.testing.assert_close(packed, expected)

@@ -60,16 +60,17 @@ PENALTIES = {
     ]
 }
 RELATIVISTIC = {"loss.block": "RelativisticLoss"} | PENALTIES
+PACKS_OF_2 = {"packing": 2, "discriminator.input_shape": [4]}
 EXPECTED = {
     "ring": of_2016("layers.4"),
     "digits": of_2016("layers.4"),
     "grid": of_2016("layers.6")
     | {
-        "packing of 2": {"discriminator.packing": 2},
-        "packing of 4": {"discriminator.packing": 4},
+        "packing of 2": PACKS_OF_2,
+        "packing of 4": {"packing": 4, "discriminator.input_shape": [8]},
         "R1 and R2": PENALTIES,
         "relativistic, R1, R2": RELATIVISTIC,
-        "... and packing of 2": RELATIVISTIC | {"discriminator.packing": 2},
+        "... and packing of 2": RELATIVISTIC | PACKS_OF_2,
         "... and virtual batch norm": RELATIVISTIC | VIRTUAL,
     },
 }
@@ -106,7 +107,7 @@ def test_plain_game_has_no_remedy(collapse, name):
         config.generator.get("norm", "none") == config.discriminator.get("norm", "none") == "none"
     )
     assert config.discriminator.get("minibatch_kernels", 0) == 0
-    assert config.discriminator.get("packing", 1) == 1
+    assert config.packing == 1
 
 
 def test_schedules_of_the_grid_end_with_its_run(collapse):

@@ -153,11 +153,11 @@ DEFAULTS = {
         "output": "none",
     },
     "MLPDiscriminator": {"width": 256, "depth": 3, "activation": "leaky_relu", "norm": "none"}
-    | {"minibatch_kernels": 0, "packing": 1},
+    | {"minibatch_kernels": 0},
     "DCGANGenerator": {"latent_dim": 100, "image_size": 64, "channels": 1, "width": 64}
     | {"norm": "batch"},
     "DCGANDiscriminator": {"image_size": 64, "channels": 1, "width": 64, "norm": "batch"}
-    | {"minibatch_kernels": 0, "packing": 1},
+    | {"minibatch_kernels": 0},
     "ResNetGenerator": {"latent_dim": 128, "image_size": 32, "channels": 3, "widths": [256] * 4}
     | {"num_classes": 0},
     "ResNetDiscriminator": {"channels": 3, "widths": [128] * 4, "downsamplings": 2}

@@ -92,7 +92,7 @@ def test_rows_of_a_picture_are_classes(conditional, examples):
     samples = it.sample(30, seed=0)
     z = it.latents(30, seed=0)
     labels = torch.tensor([0] * 10 + [1] * 10 + [2] * 10)
-    with examples.evaluate.evaluation_mode(it.generator):
+    with examples.evaluate.without_training(it.generator):
         assert torch.equal(samples, it.generator(z, labels))
     assert torch.equal(it.sample(30, 0, labels.flip(0))[0], it.sample(30, 0, labels * 0 + 2)[0])
 

@@ -1,11 +1,14 @@
 """The trainer's options: reused samples, auxiliary terms, parts of a batch, schedules, precision."""
 
 import math
+import re
 
 import pytest
 import torch
 from torch import nn
 from trainer_runs import MATCHING, NO_PENALTY, PLAIN, PLUGIN, parts
+
+import gan_blocks
 
 
 @pytest.fixture
@@ -130,32 +133,91 @@ def test_term_that_does_not_fit_its_features_is_refused_before_the_first_step(
 def test_feature_matching_on_unknown_layers_is_refused(write, train):
     status, message = train(write(("[data]", MATCHING[1].replace("layers.2", "layers.99"))))
     assert status == 2
-    assert "auxiliary.layers: the network has no layer 'layers.99'" in message
+    assert (
+        "auxiliary.layers: layers should name layers of the network, which has no layer 'layers.99'"
+        in message
+    )
     assert "layers.0" in message
 
 
 def test_discriminator_that_packs_samples_trains_with_penalties_and_features(
     write, train, tmp_path
 ):
-    status, _ = train(write(MATCHING, ("[loss]", "packing = 4\n\n[loss]")))
-    assert status == 0
+    status, message = train(write(MATCHING, *packs_of(4)))
+    assert (status, message) == (0, "")
     first = next(iter(parts(tmp_path / "out")["critic"].values()))
     assert first.shape[1] == 4 * 2
 
 
-def test_batch_that_fills_no_packs_is_refused_before_the_first_step(write, train, tmp_path):
-    for parallel in ("", "accumulate = 8\n"):
-        size = "batch_size = 16" if parallel else "batch_size = 18"
-        status, message = train(
-            write(("batch_size = 16", f"{parallel}{size}"), ("[loss]", "packing = 4\n\n[loss]"))
-        )
-        assert status == 2
-        seen = " (of a batch of 16 they see 2 samples at once)" if parallel else ""
-        assert (
-            f"do not fit{seen}: Packing joins each 4 samples, got {2 if parallel else 18}"
-            in message
-        )
-        assert not (tmp_path / "out").exists()
+def packs_of(m, batch="batch_size = 16"):
+    return (
+        ("batch_size = 16", f"{batch}\npacking = {m}"),
+        ("input_shape = [2]", f"input_shape = [{2 * m}]"),
+    )
+
+
+@pytest.mark.parametrize("reuse", ["false", "true"])
+def test_both_steps_show_the_critic_packs_of_real_and_of_generated_samples(trainer, reuse):
+    it, batches = trainer(
+        *packs_of(4), MATCHING, ("steps = 12", f"steps = 12\nreuse_fakes = {reuse}"), SELDOM
+    )
+    (real,), z = next(batches), it.latents(16)
+    fake = it.generator(z)
+    packs = [gan_blocks.pack(x, 4).detach() for x in (real, fake)]
+    state = it.random.state_dict()
+    expected = it.loss.discriminator(*map(it.critic, packs))
+    for penalty in it.penalties:
+        expected = expected + penalty(it.critic, *packs, generator=it.random.draws)
+    of_real, of_fake = map(it.features, packs)
+    of_generator = it.loss.generator(of_fake[""], real_logits=of_real[""])
+    for name in ("layers.0", "layers.2"):
+        of_generator = of_generator + 0.5 * it.auxiliary[0](of_real[name], of_fake[name])
+    it.random.load_state_dict(state)
+    values = it.generator_step((real,), z)
+    assert values["g_loss"] == pytest.approx(of_generator.item(), rel=1e-5)
+    other, _ = trainer(*packs_of(4), MATCHING)
+    other.random.load_state_dict(state)
+    values, _ = other.critic_step((real,), z)
+    assert values["d_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    it.train_step([next(batches)])
+
+
+def test_reference_of_a_critic_of_packs_is_packed(trainer, few_digits):
+    it, batches = trainer(
+        ("batch_size = 16", "batch_size = 16\npacking = 2"),
+        ('block = "MLPDiscriminator"\ninput_shape = [2]\nwidth = 8\ndepth = 1',
+         'block = "DCGANDiscriminator"\nimage_size = 16\nchannels = 2\nwidth = 4\nnorm = "virtual"'),
+        ("output_shape = [2]", "output_shape = [1, 16, 16]"),
+        ('name = "ring"', f'name = "MNIST"\nroot = "{few_digits}"\nimage_size = 16'),
+    )  # fmt: skip
+    first = it.first_samples(16)[0]
+    assert torch.equal(it.critic.reference[0], first.reshape(8, 2, 16, 16))
+    it.check()
+    assert it.train_step([next(batches)])["g_gradient"] > 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        ("batch_size = 18", r"of 18 a process sees 18 samples .* no packs of 4; .* multiple of 4"),
+        ("batch_size = 16\naccumulate = 8", r"of 16 a process sees 2 samples .* multiple of 32"),
+    ],
+)  # fmt: skip
+def test_batch_that_fills_no_packs_is_refused_before_the_first_step(
+    write, train, tmp_path, batch, expected
+):
+    status, message = train(write(*packs_of(4, batch)))
+    assert status == 2
+    assert re.search(f"packing: of a batch {expected}", message), message
+    assert not (tmp_path / "out").exists()
+
+
+def test_packs_of_samples_with_labels_are_refused(examples):
+    file = examples.folder / "configs" / "digits_conditional.toml"
+    with pytest.raises(
+        examples.data.UsageError, match="packing joins samples, whose labels differ"
+    ):
+        examples.reading.read_config(examples.config.Config, file, ["packing=2"])
 
 
 def test_networks_with_virtual_batch_norm_get_a_reference(trainer, examples):
@@ -211,10 +273,14 @@ def test_average_takes_the_whole_batch_for_one_step_whatever_its_parts(trainer):
         ("ema = 0.9", "ema = { half_life = 16 }"),
         ("batch_size = 16", "batch_size = 16\naccumulate = 4"),
     )
+    it.generator_step(
+        next(batches), it.latents(16)
+    )  # the first update takes the weights as they are
     before = next(it.generator.parameters()).detach().clone()
     it.generator_step(next(batches), it.latents(16))
     now = next(it.generator.parameters()).detach()
     torch.testing.assert_close(next(it.ema.parameters()).data, (before + now) / 2)
+    assert it.ema.samples == 32
 
 
 def test_schedules_count_steps_of_the_generator_from_0(trainer):

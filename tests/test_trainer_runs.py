@@ -118,7 +118,7 @@ def test_plugin_s_loss_and_auxiliary_term_and_a_lazy_penalty_train_and_resume(
     state = parts(tmp_path / "out")
     assert state["auxiliary.0"]["calls"] == 12
     assert state["loss"]["calls"] == 12
-    assert state["penalties.0"] == {"_extra_state": 12}
+    assert state["penalties.0"] == {"step_count": 12}
     assert examples.evaluate.main([str(tmp_path / "out"), "--device", "cpu"]) == 0
 
 

@@ -61,7 +61,7 @@ class SquareLoss(nn.Module):
     def generator(self, fake_logits, real_logits=None):
         return self.scale * (fake_logits - 1).square().mean()
 
-@block
+@block(side="generator", compares="logits")
 class Gap(nn.Module):
     """Counts its calls in its state."""
     def __init__(self):

@@ -69,7 +69,7 @@ def generator_loss(critic: FeatureExtractor, x: Tensor, y: Tensor) -> Tensor:
     critic.requires_grad_(False)  # the gradient goes through the critic, not into it
     real, fake = critic(pair(shrink(x), x)), critic(pair(shrink(x), y))
     critic.requires_grad_(True)
-    game = LOSS.generator(fake.pop(""), real.pop(""))
+    game = LOSS.generator(fake.pop(""), real_logits=real.pop(""))
     return F.l1_loss(y, x) + game + MATCHING(real, fake)
 
 

@@ -1,6 +1,5 @@
 """Spectral normalisation of a whole network."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from gan_blocks._input_gradient import JoinsSamples
 from gan_blocks.constraints._maps import is_convolution, linear_maps
 from gan_blocks.constraints._operator_norm import OperatorNorm
 from gan_blocks.lipschitz.bound import computes_as, on_meta, samples_on_meta
@@ -153,11 +151,11 @@ def _check(name: str, layer: Any) -> None:
     if weight.is_meta:
         return
     if not bool(weight.isfinite().all()):
-        raise ValueError(f"the weight of {name} is not finite and has no norm")
+        raise ValueError(f"SpectralNorm: the weight of {name} should be finite")
     if not bool((weight != 0).any()):
         raise ValueError(
-            f"the weight of {name} is all zeros and has no direction to keep; draw it before "
-            "SpectralNorm"
+            f"SpectralNorm: the weight of {name} should have a direction, but it is all zeros; draw it "
+            "first"
         )
 
 
@@ -196,10 +194,9 @@ def _shapes_seen(
         return layer.register_forward_pre_hook(note)
 
     hooks = [watch(name, layer) for name, layer in layers.items()]
-    packs = (part.pack_size for part in module.modules() if isinstance(part, JoinsSamples))
     try:
         with torch.no_grad(), on_meta(module):
-            module(samples_on_meta(module, input_shape, 2 * math.prod(packs)))
+            module(samples_on_meta(module, input_shape, 2))
     except Exception as error:
         raise ValueError(
             f"{type(module).__name__} does not run on a batch of samples of shape {input_shape} "

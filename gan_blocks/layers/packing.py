@@ -1,10 +1,64 @@
 """Several samples shown to a discriminator as one."""
 
-from torch import Tensor
+from typing import Any
 
-from gan_blocks._input_gradient import JoinsSamples
+from torch import Tensor, nn
+
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, PositiveInt
+
+
+def pack(x: Tensor, m: int) -> Tensor:
+    r"""Joins each $m$ consecutive samples along their channels, as PacGAN does.
+
+    $$y_j = (x_{jm},\, x_{jm+1},\, \dots,\, x_{jm+m-1}), \qquad j = 0, \dots, N/m - 1.$$
+
+    Pack real samples with real ones and generated samples with generated ones, in front of the critic;
+    everything behind it, penalties included, takes a pack for a sample. The network that judges packs
+    has $m$ times the channels and gives $N/m$ logits.
+
+    Args:
+        x: Samples, in random order.
+        m: The paper's degree of packing; 1 changes nothing.
+
+    Shape:
+        `(N, C, ...)` to `(N / m, m * C, ...)`.
+
+    Raises:
+        TypeError: If `x` is not a tensor or `m` not an integer.
+        ValueError: If there are no channels, or the number of samples is not a multiple of `m`.
+
+    Example:
+        >>> import torch
+        >>> from gan_blocks import GradientPenalty, MLPDiscriminator, pack
+        >>> critic = MLPDiscriminator((6,))  # two samples of length 3
+        >>> real, fake = pack(torch.randn(8, 3), 2), pack(torch.randn(8, 3), 2)
+        >>> critic(real).shape
+        torch.Size([4])
+        >>> penalty = GradientPenalty()(critic, real, fake)  # one point between each two packs
+
+    Reference:
+        Lin, Khetan, Fanti and Oh, "PacGAN: The power of two samples in generative adversarial
+        networks", 2018, arXiv:1712.04086, section 2.
+    """
+    _check(x, m)
+    return x.reshape(x.shape[0] // m, m * x.shape[1], *x.shape[2:])
+
+
+def _check(x: Any, m: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"pack joins samples in a tensor, got {type(x).__name__}")
+    if not isinstance(m, int) or isinstance(m, bool):
+        raise TypeError(f"m should be the number of samples of a pack, got {m!r}")
+    if m < 1:
+        raise ValueError(f"m should be 1 or more, got {m}")
+    if x.dim() < 2:
+        raise ValueError(f"pack takes samples of shape (N, C, ...), got {tuple(x.shape)}")
+    if x.shape[0] % m:
+        raise ValueError(
+            f"pack joins each {m} samples, got {x.shape[0]}: make the batch a multiple of {m}, and drop "
+            "what is left over at the end of an epoch"
+        )
 
 
 @block(
@@ -15,22 +69,25 @@ from gan_blocks.types import ALL_FLOATS, PositiveInt
     batch_dependent="consecutive samples become one",
     dtypes=ALL_FLOATS,
 )
-class Packing(JoinsSamples):
-    r"""Lets a discriminator judge several samples together, so that it sees when they are alike.
+class Packing(nn.Module):
+    r"""Joins several samples, so that a discriminator judges them together and sees when they are alike.
 
     Each $m$ consecutive samples are joined along their channels,
 
     $$y_j = (x_{jm},\, x_{jm+1},\, \dots,\, x_{jm+m-1}), \qquad j = 0, \dots, N/m - 1.$$
 
-    As the first layer of a discriminator it makes the game one between $p^m$ and $q^m$, the
-    distributions of $m$ independent samples. Two generators may be as far from the data, and one of
-    them leave out modes while the other does not: with $m$ the distance of the first grows faster. What
-    follows takes $m$ times the channels and gives $N/m$ logits, on both sides alike, and losses take
-    them as they are. Only the first layer that follows grows, and all see fewer rows.
+    In front of a discriminator it makes the game one between $p^m$ and $q^m$, the distributions of $m$
+    independent samples. Two generators may be as far from the data, and one of them leave out modes
+    while the other does not: with $m$ the distance of the first grows faster. The discriminator takes
+    $m$ times the channels and gives $N/m$ logits, and losses take them as they are.
 
-    The samples of a batch have to be in random order: neighbours that are alike in the data, such as
-    images sorted by class, would tell it from the generator's. In a run of several processes each
-    packs its own samples.
+    It is [`pack`][gan_blocks.pack] as a module. Apply it to the samples before the critic and give
+    penalties the packs; a penalty refuses a critic that packs inside, since it cannot tell the logits
+    of packs from too few logits of samples.
+
+    The samples of a batch have to be in random order: neighbors that are alike in the data, such as
+    images sorted by class, would tell it from the generator's. Under DDP each process packs its own
+    samples.
 
     Args:
         pack_size: $m$, the paper's degree of packing; 1 changes nothing.
@@ -39,7 +96,8 @@ class Packing(JoinsSamples):
         `(N, C, ...)` to `(N / pack_size, pack_size * C, ...)`.
 
     Raises:
-        ValueError: If there are no channels, or the number of samples is no multiple of `pack_size`.
+        TypeError: If the samples are not a tensor.
+        ValueError: If there are no channels, or the number of samples is not a multiple of `pack_size`.
 
     Example:
         >>> import torch
@@ -49,8 +107,7 @@ class Packing(JoinsSamples):
 
     Reference:
         Lin, Khetan, Fanti and Oh, "PacGAN: The power of two samples in generative adversarial
-        networks", 2018, arXiv:1712.04086, section 2; section 3 says
-        why.
+        networks", 2018, arXiv:1712.04086, section 2; section 3 says why.
     """
 
     def __init__(self, pack_size: PositiveInt = 2) -> None:
@@ -59,12 +116,4 @@ class Packing(JoinsSamples):
 
     def forward(self, x: Tensor) -> Tensor:
         """The packs."""
-        m = self.pack_size
-        if x.dim() < 2:
-            raise ValueError(f"Packing takes samples of shape (N, C, ...), got {tuple(x.shape)}")
-        if len(x) % m:
-            raise ValueError(
-                f"Packing joins each {m} samples, got {len(x)}: make the batch a multiple of {m}, and "
-                "drop what is left over at the end of an epoch"
-            )
-        return x.reshape(len(x) // m, m * x.shape[1], *x.shape[2:])
+        return pack(x, self.pack_size)

@@ -1,6 +1,7 @@
-"""Virtual batch normalisation, and the wrapper that brings it its reference batch."""
+"""Virtual batch normalization, and the wrapper that brings it its reference batch."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from gan_blocks.distributed import local, process_count
 from gan_blocks.precision import WideBuffers, at_least_float32
 from gan_blocks.spec import block
-from gan_blocks.types import PositiveFloat, PositiveInt
+from gan_blocks.types import Normalization, PositiveFloat, PositiveInt
 
 
 class _Statistics(NamedTuple):
@@ -22,6 +23,47 @@ class _Statistics(NamedTuple):
     size: int
 
 
+class _Task(NamedTuple):
+    """What a layer does in a forward, one entry for each of its calls."""
+
+    collects: bool  # the statistics of the reference; otherwise it uses them
+    statistics: list[_Statistics]
+
+
+class _Here(threading.local):
+    """What happens in one thread. The layers are shared, so nothing of it lies in them."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[nn.Module, _Task] = {}
+        self.reference_passes = 0
+
+
+_here = _Here()
+
+
+def reference_passes() -> int:
+    """How many reference batches are on their way through a network, in this thread."""
+    return _here.reference_passes
+
+
+@contextmanager
+def _tasks(
+    layers: Sequence[nn.Module], collects: bool, statistics: Sequence[list[_Statistics]]
+) -> Iterator[None]:
+    """Give each layer its task. Within another wrapper of the same layers the inner one counts."""
+    before = [_here.tasks.get(layer) for layer in layers]
+    for layer, own in zip(layers, statistics, strict=True):
+        _here.tasks[layer] = _Task(collects, own)
+    try:
+        yield
+    finally:
+        for layer, task in zip(layers, before, strict=True):
+            if task is None:
+                del _here.tasks[layer]
+            else:
+                _here.tasks[layer] = task
+
+
 @block(
     double_backward=True,
     compile=True,
@@ -29,7 +71,7 @@ class _Statistics(NamedTuple):
     distributed=True,
     dtypes=("bfloat16", "float32", "float64"),
 )
-class VirtualBatchNorm(WideBuffers):
+class VirtualBatchNorm(WideBuffers, Normalization):
     r"""Normalises each sample by the statistics of a fixed reference batch united with itself.
 
     With a reference batch of $n$ samples and $c = 1/(n+1)$, the sample $x$ is normalised per channel by
@@ -58,6 +100,7 @@ class VirtualBatchNorm(WideBuffers):
 
     Raises:
         ValueError: If the number of channels differs.
+        TypeError: If the input is not a tensor of floating-point numbers.
         RuntimeError: If the layer runs outside `WithReference`.
 
     Example:
@@ -94,26 +137,30 @@ class VirtualBatchNorm(WideBuffers):
         # Frozen means and variances of each call, (calls, 2, C), and sizes of the reference.
         self.register_buffer("frozen", None)
         self.register_buffer("frozen_sizes", None)
-        # One entry for each call of the layer in one forward of the network.
-        self._collected: list[_Statistics] | None = None
-        self._awaiting: list[_Statistics] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised samples."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            what = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(
+                f"VirtualBatchNorm: x should be a tensor of floating-point numbers, got {what}"
+            )
         if x.dim() < 2 or x.shape[1] != self.num_features:
             raise ValueError(
-                f"VirtualBatchNorm takes (N, {self.num_features}, ...), got {tuple(x.shape)}"
+                f"VirtualBatchNorm: x should have shape (N, {self.num_features}, ...), "
+                f"got {tuple(x.shape)}"
             )
         wide = at_least_float32(x)
         shape = (-1, self.num_features, *[1] * (x.dim() - 2))
         positions = list(range(2, x.dim()))
-        if self._collected is not None:
+        task = _here.tasks.get(self)
+        if task is not None and task.collects:
             mean = wide.mean([0, *positions])
             centred = wide - mean.view(shape)
             variance = centred.square().mean([0, *positions])
-            self._collected.append(_Statistics(mean, variance, len(x)))
-        elif self._awaiting:
-            reference = self._awaiting.pop(0)
+            task.statistics.append(_Statistics(mean, variance, len(x)))
+        elif task is not None and task.statistics:
+            reference = task.statistics.pop(0)
             c = 1 / (reference.size + 1)
             mean_x = wide.mean(positions) if positions else wide
             mean = c * mean_x + (1 - c) * reference.mean
@@ -159,13 +206,14 @@ class VirtualBatchNorm(WideBuffers):
 
 
 class WithReference(nn.Module):
-    """A network with virtual batch norm, and the reference batch that its layers need.
+    """Gives the virtual batch norm layers of a network the reference batch that they need.
 
     Each forward sends the reference through the network first, and then the input. The two never meet
     in one batch, so batch norm or minibatch discrimination in the same network do not see the
-    reference as batch mates; running statistics of batch norm are not touched by it. The reference is
-    a buffer: it moves with the module and lies in `state_dict`. In a run of several processes it has to
-    be the same on all of them; `DistributedDataParallel` sends out the first one's.
+    reference as batch mates. Running statistics of batch norm do not learn from it. The reference is
+    a buffer: it moves with the module and is in `state_dict`. In a distributed run it has to be the same
+    on all processes; `DistributedDataParallel` sends that of rank 0 to the others. Several threads may
+    use one network at the same time.
 
     Args:
         network: Contains `VirtualBatchNorm` layers.
@@ -173,8 +221,10 @@ class WithReference(nn.Module):
             vectors for a generator; a tuple of tensors for a network of several inputs.
 
     Raises:
-        ValueError: If the network has no `VirtualBatchNorm` or the reference is empty.
-        TypeError: If a forward gets a tensor by name.
+        ValueError: If the network has no `VirtualBatchNorm`, the reference is empty, or an input has
+            another number of dimensions than its reference.
+        TypeError: If `network` is not a module, `reference` is not a tensor or a tuple of tensors, or a
+            forward gets no input, one that is not a tensor, or a tensor by name.
 
     Example:
         >>> import torch
@@ -189,16 +239,24 @@ class WithReference(nn.Module):
 
     def __init__(self, network: nn.Module, reference: Tensor | tuple[Tensor, ...]) -> None:
         super().__init__()
-        references = (reference,) if isinstance(reference, Tensor) else tuple(reference)
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network should be a torch.nn.Module, got {type(network).__name__}")
+        references = (reference,) if isinstance(reference, Tensor) else reference
+        if not isinstance(references, list | tuple) or not all(
+            isinstance(x, Tensor) for x in references
+        ):
+            raise TypeError(
+                "reference should be a tensor, or a tuple of tensors for a network of several inputs, "
+                f"got {type(reference).__name__}"
+            )
         if not any(isinstance(m, VirtualBatchNorm) for m in network.modules()):
             raise ValueError("the network has no VirtualBatchNorm layer, so it needs no reference")
-        if not references or any(len(tensor) == 0 for tensor in references):
+        if not references or any(x.dim() == 0 or len(x) == 0 for x in references):
             raise ValueError("the reference is empty; give a batch of inputs")
         self.network = network
         self._count = len(references)
         for i, tensor in enumerate(references):
             self.register_buffer(f"reference_{i}", tensor.detach().clone())
-        self._on_reference = False  # whether the reference is going through the network now
 
     @property
     def reference(self) -> tuple[Tensor, ...]:
@@ -207,6 +265,19 @@ class WithReference(nn.Module):
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the network gives on the inputs; the options go into the reference's pass too."""
+        if not inputs:
+            raise TypeError("WithReference takes the inputs of its network by position, got none")
+        for i, (x, reference) in enumerate(zip(inputs, self.reference, strict=False)):
+            if not isinstance(x, Tensor):
+                raise TypeError(
+                    f"WithReference: input {i} should be a tensor, as its reference is, got "
+                    f"{type(x).__name__}"
+                )
+            if x.dim() != reference.dim():
+                raise ValueError(
+                    f"WithReference: input {i} should have {reference.dim()} dimensions, as its "
+                    f"reference has, got shape {tuple(x.shape)}"
+                )
         named = [name for name, value in options.items() if isinstance(value, Tensor)]
         if named:
             raise TypeError(
@@ -217,13 +288,8 @@ class WithReference(nn.Module):
             statistics = [layer._frozen_statistics() for layer in layers]
         else:
             statistics = self._statistics(**options)
-        for layer, collected in zip(layers, statistics, strict=True):
-            layer._awaiting = list(collected)
-        try:
+        with _tasks(layers, False, statistics):
             return self.network(*inputs, **options)
-        finally:
-            for layer in layers:
-                layer._awaiting = None
 
     @property
     def frozen(self) -> bool:
@@ -252,35 +318,60 @@ class WithReference(nn.Module):
     def _statistics(self, **options: Any) -> list[list[_Statistics]]:
         """The statistics of each layer over the reference."""
         layers = self._layers()
-        for layer in layers:
-            layer._collected = []
-        self._on_reference = True
+        collected: list[list[_Statistics]] = [[] for _ in layers]
+        # Every process has the whole reference, so no layer looks for parts of it on the others. The
+        # compiler cannot set the variable of `local`, and on one process there is no need to.
+        alone = local() if process_count() > 1 else nullcontext()
+        _here.reference_passes += 1
         try:
-            # Every process has the whole reference, so no layer looks for parts of it on the others. The
-            # compiler cannot set the variable of `local`, and on one process there is no need to.
-            alone = local() if process_count() > 1 else nullcontext()
-            with _running_statistics_kept(self.network), alone:
+            with _tasks(layers, True, collected), _running_statistics_kept(self.network), alone:
                 # A copy: DistributedDataParallel writes to buffers between forward and backward.
                 self.network(*(x.clone() for x in self.reference), **options)
-            return [layer._collected or [] for layer in layers]
+        except (TypeError, ValueError) as error:
+            if type(error) not in (
+                TypeError,
+                ValueError,
+            ):  # another's class, with a call of its own
+                raise
+            raise type(error)(f"reference should be a batch of inputs: {error}") from error
         finally:
-            self._on_reference = False
-            for layer in layers:
-                layer._collected = None
+            _here.reference_passes -= 1
+        return collected
+
+
+_lock = threading.Lock()
+_kept: dict[nn.Module, tuple[int, bool, float | None]] = {}
+"""Norms that learn nothing at the moment: for how many reference passes, and their own settings."""
 
 
 @contextmanager
 def _running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Layers with running statistics normalise as ever, but do not learn from the reference."""
+    """Layers with running statistics normalize as always, but do not learn from the reference.
+
+    Their settings are not a thread's own. So while the reference of one thread is on its way, the norm
+    learns nothing from the other threads either; the last of them puts the settings back.
+    """
     norms = [m for m in network.modules() if isinstance(m, _NormBase) and m.training]
-    kept = [(m, m.track_running_stats, m.momentum) for m in norms]
-    try:
+    if not norms:
+        yield
+        return
+    with _lock if not torch.compiler.is_compiling() else nullcontext():
         for module in norms:
+            count, track, momentum = _kept.get(
+                module, (0, module.track_running_stats, module.momentum)
+            )
+            _kept[module] = (count + 1, track, momentum)
             if isinstance(module, _BatchNorm):
                 module.track_running_stats = False
             else:
                 module.momentum = 0.0
+    try:
         yield
     finally:
-        for module, track, momentum in kept:
-            module.track_running_stats, module.momentum = track, momentum
+        with _lock if not torch.compiler.is_compiling() else nullcontext():
+            for module in norms:
+                count, track, momentum = _kept.pop(module)
+                if count > 1:
+                    _kept[module] = (count - 1, track, momentum)
+                else:
+                    module.track_running_stats, module.momentum = track, momentum

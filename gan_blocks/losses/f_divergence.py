@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._logits import combined, discriminator_pairs, generator_logits, two_sided
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Divergence, Logits
 
@@ -39,15 +39,20 @@ class FDivergenceLoss(nn.Module):
 
     Raises:
         ValueError: If the values are empty, or differ in more than the batch size.
-        TypeError: If they are not floating point.
+        TypeError: If they are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one, or if the
+            critic ends in a sigmoid.
 
     Example:
         >>> import torch
         >>> from gan_blocks import JensenShannon
         >>> loss = FDivergenceLoss(JensenShannon(), generator_objective="non_saturating")
-        >>> loss.discriminator(torch.ones(8), -torch.ones(8))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.ones(8), -torch.ones(8))
+        ...     loss.generator(-torch.ones(8))
         tensor(-0.7598)
-        >>> loss.generator(-torch.ones(8))
         tensor(0.6201)
 
     Reference:
@@ -68,15 +73,15 @@ class FDivergenceLoss(nn.Module):
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """The critic's loss; its negative bounds the divergence from below."""
-        pairs = pairs_of_critics(real_logits, fake_logits)
+        pairs = discriminator_pairs(self, real_logits, fake_logits, unbounded=True)
         terms = [-self.divergence.bound(r, f) for r, f in pairs]
         return combined(terms, self.combine)
 
-    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+    def generator(self, fake_logits: Logits, *, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; real values are not used."""
         minimax = self.generator_objective == "minimax"
         gain = self.divergence.conjugate_of_activation if minimax else self.divergence.activation
-        terms = [-gain(f).mean() for f in sub_critics("fake_logits", fake_logits)]
+        terms = [-gain(f).mean() for f in generator_logits(self, fake_logits, unbounded=True)]
         return combined(terms, self.combine)
 
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:

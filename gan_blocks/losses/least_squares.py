@@ -4,9 +4,9 @@ from torch import Tensor, nn
 
 from gan_blocks._logits import (
     combined,
-    pairs_of_critics,
+    discriminator_pairs,
+    generator_logits,
     squared_error,
-    sub_critics,
     two_sided,
 )
 from gan_blocks.spec import block
@@ -44,14 +44,18 @@ class LeastSquaresLoss(nn.Module):
     Raises:
         ValueError: If `fake_target` equals `real_target`; if the values are empty, or differ in more
             than the batch size.
-        TypeError: If they are not floating point.
+        TypeError: If they are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one.
 
     Example:
         >>> import torch
         >>> loss = LeastSquaresLoss()
-        >>> loss.discriminator(torch.ones(8), torch.full((8,), 0.5))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.ones(8), torch.full((8,), 0.5))
+        ...     loss.generator(torch.full((8,), 0.5))
         tensor(0.1250)
-        >>> loss.generator(torch.full((8,), 0.5))
         tensor(0.1250)
 
     Reference:
@@ -84,14 +88,14 @@ class LeastSquaresLoss(nn.Module):
         """The discriminator's loss."""
         terms = [
             squared_error(r, self.real_target) + squared_error(f, self.fake_target)
-            for r, f in pairs_of_critics(real_logits, fake_logits)
+            for r, f in discriminator_pairs(self, real_logits, fake_logits)
         ]
         return self.discriminator_scale * combined(terms, self.combine)
 
-    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+    def generator(self, fake_logits: Logits, *, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; real logits are not used."""
         terms = [
-            squared_error(f, self.generator_target) for f in sub_critics("fake_logits", fake_logits)
+            squared_error(f, self.generator_target) for f in generator_logits(self, fake_logits)
         ]
         return self.generator_scale * combined(terms, self.combine)
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._logits import combined, discriminator_pairs, generator_logits, two_sided
 from gan_blocks._math import softplus
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Logits
@@ -32,14 +32,19 @@ class MinimaxLoss(nn.Module):
 
     Raises:
         ValueError: If logits are empty, or differ in more than the batch size.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one, or if the
+            critic ends in a sigmoid.
 
     Example:
         >>> import torch
         >>> loss = MinimaxLoss()
-        >>> loss.discriminator(torch.zeros(8), torch.zeros(8))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.zeros(8), torch.zeros(8))
+        ...     loss.generator(torch.zeros(8))
         tensor(1.3863)
-        >>> loss.generator(torch.zeros(8))
         tensor(-0.6931)
 
     Reference:
@@ -54,13 +59,13 @@ class MinimaxLoss(nn.Module):
         """The discriminator's loss."""
         terms = [
             softplus(-r).mean() + softplus(f).mean()
-            for r, f in pairs_of_critics(real_logits, fake_logits)
+            for r, f in discriminator_pairs(self, real_logits, fake_logits, unbounded=True)
         ]
         return combined(terms, self.combine)
 
-    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+    def generator(self, fake_logits: Logits, *, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; real logits are not used."""
-        terms = [-softplus(f).mean() for f in sub_critics("fake_logits", fake_logits)]
+        terms = [-softplus(f).mean() for f in generator_logits(self, fake_logits, unbounded=True)]
         return combined(terms, self.combine)
 
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:

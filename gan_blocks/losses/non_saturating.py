@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._logits import combined, discriminator_pairs, generator_logits, two_sided
 from gan_blocks._math import softplus
 from gan_blocks.spec import block
 from gan_blocks.types import (
@@ -50,14 +50,19 @@ class NonSaturatingLoss(nn.Module):
     Raises:
         ValueError: If `fake_target` is not below `real_target`; if logits are empty, or differ in
             more than the batch size.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one, or if the
+            critic ends in a sigmoid.
 
     Example:
         >>> import torch
         >>> loss = NonSaturatingLoss(real_target=0.9)
-        >>> loss.discriminator(torch.full((8,), 2.0), torch.full((8,), -2.0))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.full((8,), 2.0), torch.full((8,), -2.0))
+        ...     loss.generator(torch.full((8,), -2.0))
         tensor(0.4539)
-        >>> loss.generator(torch.full((8,), -2.0))
         tensor(2.1269)
 
     Reference:
@@ -87,7 +92,7 @@ class NonSaturatingLoss(nn.Module):
         """The discriminator's loss."""
         terms = [
             softplus(-r).mean() + softplus(f).mean() + self._smoothing(r, f)
-            for r, f in pairs_of_critics(real_logits, fake_logits)
+            for r, f in discriminator_pairs(self, real_logits, fake_logits, unbounded=True)
         ]
         return self.discriminator_scale * combined(terms, self.combine)
 
@@ -100,9 +105,9 @@ class NonSaturatingLoss(nn.Module):
             added = added - self.fake_target * f.mean()
         return added
 
-    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+    def generator(self, fake_logits: Logits, *, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; real logits are not used."""
-        terms = [softplus(-f).mean() for f in sub_critics("fake_logits", fake_logits)]
+        terms = [softplus(-f).mean() for f in generator_logits(self, fake_logits, unbounded=True)]
         return combined(terms, self.combine)
 
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:

@@ -2,7 +2,13 @@
 
 from torch import Tensor, nn
 
-from gan_blocks._logits import COMPARISONS, combined, pairs_of_critics, two_sided
+from gan_blocks._logits import (
+    COMPARISONS,
+    combined,
+    discriminator_pairs,
+    generator_pairs,
+    two_sided,
+)
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Comparison, Logits
 
@@ -36,15 +42,20 @@ class RelativisticLoss(nn.Module):
     Raises:
         ValueError: If the shapes differ, logits are empty, or the generator's side gets no real
             logits.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one; or, with softplus,
+            if the critic ends in a sigmoid.
 
     Example:
         >>> import torch
         >>> loss = RelativisticLoss()
         >>> real, fake = torch.tensor([2.0, 5.0]), torch.tensor([0.0, 3.0])
-        >>> loss.discriminator(real, fake)
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(real, fake)
+        ...     loss.generator(fake, real_logits=real)
         tensor(0.1269)
-        >>> loss.generator(fake, real)
         tensor(2.1269)
 
     Reference:
@@ -60,15 +71,19 @@ class RelativisticLoss(nn.Module):
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """The discriminator's loss."""
-        pairs = pairs_of_critics(real_logits, fake_logits, paired=True)
+        pairs = discriminator_pairs(
+            self, real_logits, fake_logits, paired=True, unbounded=self.comparison == "softplus"
+        )
         phi = COMPARISONS[self.comparison]
         return combined([phi(r - f) for r, f in pairs], self.combine)
 
-    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+    def generator(self, fake_logits: Logits, *, real_logits: Logits) -> Tensor:
         """The generator's loss; needs the real logits."""
-        pairs = pairs_of_critics(real_logits, fake_logits, paired=True)
+        pairs = generator_pairs(
+            self, fake_logits, real_logits, paired=True, unbounded=self.comparison == "softplus"
+        )
         phi = COMPARISONS[self.comparison]
-        return combined([phi(f - r) for r, f in pairs], self.combine)
+        return combined([phi(f - r) for f, r in pairs], self.combine)
 
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:
         r"""$\log(p/q)$, up to a constant, at which the loss is $\log 2 - \mathrm{JSD}(pq, qp)$.

@@ -2,7 +2,13 @@
 
 from torch import Tensor, nn
 
-from gan_blocks._logits import COMPARISONS, combined, pairs_of_critics, two_sided
+from gan_blocks._logits import (
+    COMPARISONS,
+    combined,
+    discriminator_pairs,
+    generator_pairs,
+    two_sided,
+)
 from gan_blocks.distributed import mean
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Comparison, Logits, PositiveFloat
@@ -48,15 +54,20 @@ class RelativisticAverageLoss(nn.Module):
     Raises:
         ValueError: If logits are empty, differ in more than the batch size, or the generator's side
             gets no real logits.
-        TypeError: If logits are not floating point.
+        TypeError: If logits are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one; or, with softplus,
+            if the critic ends in a sigmoid.
 
     Example:
         >>> import torch
         >>> loss = RelativisticAverageLoss()
         >>> real, fake = torch.tensor([2.0, 4.0]), torch.tensor([0.0, 2.0])
-        >>> loss.discriminator(real, fake)
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(real, fake)
+        ...     loss.generator(fake, real_logits=real)
         tensor(0.3618)
-        >>> loss.generator(fake, real)
         tensor(4.3618)
 
     Reference:
@@ -85,12 +96,16 @@ class RelativisticAverageLoss(nn.Module):
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """The discriminator's loss."""
-        pairs = pairs_of_critics(real_logits, fake_logits)
+        pairs = discriminator_pairs(
+            self, real_logits, fake_logits, unbounded=self.comparison == "softplus"
+        )
         return self.discriminator_scale * self._compared(pairs)
 
-    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+    def generator(self, fake_logits: Logits, *, real_logits: Logits) -> Tensor:
         """The generator's loss; needs the real logits."""
-        pairs = pairs_of_critics(real_logits, fake_logits)
-        return self.generator_scale * self._compared([(f, r) for r, f in pairs])
+        pairs = generator_pairs(
+            self, fake_logits, real_logits, unbounded=self.comparison == "softplus"
+        )
+        return self.generator_scale * self._compared(pairs)
 
     forward = two_sided

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from gan_blocks._logits import combined, pairs_of_critics, sub_critics, two_sided
+from gan_blocks._logits import combined, discriminator_pairs, generator_logits, two_sided
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, Combine, Logits
 
@@ -30,14 +30,18 @@ class WassersteinLoss(nn.Module):
 
     Raises:
         ValueError: If the values are empty, or differ in more than the batch size.
-        TypeError: If they are not floating point.
+        TypeError: If they are not floating point, or are a tuple.
+
+    Warns:
+        UserWarning: If gradients are on and no logit that is trained requires one.
 
     Example:
         >>> import torch
         >>> loss = WassersteinLoss()
-        >>> loss.discriminator(torch.tensor([3.0, 1.0]), torch.tensor([-1.0, 0.0]))
+        >>> with torch.no_grad():  # the value only
+        ...     loss.discriminator(torch.tensor([3.0, 1.0]), torch.tensor([-1.0, 0.0]))
+        ...     loss.generator(torch.tensor([-1.0, 0.0]))
         tensor(-2.5000)
-        >>> loss.generator(torch.tensor([-1.0, 0.0]))
         tensor(0.5000)
 
     Reference:
@@ -50,12 +54,14 @@ class WassersteinLoss(nn.Module):
 
     def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """The critic's loss."""
-        terms = [f.mean() - r.mean() for r, f in pairs_of_critics(real_logits, fake_logits)]
+        terms = [
+            f.mean() - r.mean() for r, f in discriminator_pairs(self, real_logits, fake_logits)
+        ]
         return combined(terms, self.combine)
 
-    def generator(self, fake_logits: Logits, real_logits: Logits | None = None) -> Tensor:
+    def generator(self, fake_logits: Logits, *, real_logits: Logits | None = None) -> Tensor:
         """The generator's loss; real values are not used."""
-        terms = [-f.mean() for f in sub_critics("fake_logits", fake_logits)]
+        terms = [-f.mean() for f in generator_logits(self, fake_logits)]
         return combined(terms, self.combine)
 
     forward = two_sided

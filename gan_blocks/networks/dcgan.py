@@ -5,9 +5,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import explains_failures
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
-from gan_blocks.layers.packing import Packing
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
 from gan_blocks.lipschitz import lipschitz_rule
 from gan_blocks.networks._lipschitz import in_turn
@@ -123,6 +123,7 @@ class DCGANGenerator(nn.Module):
         self.layers = nn.Sequential(*layers)
         _initialise(self)
 
+    @explains_failures
     def forward(self, z: Tensor) -> Tensor:
         """Images from latent vectors."""
         check_latents(self, z)
@@ -145,8 +146,9 @@ class DCGANDiscriminator(nn.Module):
     of 4 to 7 pixels becomes one logit. No sigmoid: the losses take logits.
 
     With `minibatch_kernels` the last map is flattened and goes through
-    [`MinibatchDiscrimination`][gan_blocks.MinibatchDiscrimination] before the logit. With `packing`
-    the first layer sees that many images at once, by [`Packing`][gan_blocks.Packing].
+    [`MinibatchDiscrimination`][gan_blocks.MinibatchDiscrimination] before the logit. To
+    judge several images together, [`pack`][gan_blocks.pack] them first: `channels` is then that of a
+    pack.
 
     Args:
         image_size: Pixels of a side: 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112 or
@@ -156,16 +158,14 @@ class DCGANDiscriminator(nn.Module):
         norm: Normalisation. `batch` mixes the samples: use `layer` or `none` with a gradient penalty,
             `none` with weight clipping. `virtual` needs [`WithReference`][gan_blocks.WithReference].
         minibatch_kernels: Number of similarities of minibatch discrimination; 0 for none.
-        packing: How many consecutive images get one logit together; 1 for each its own.
         device: Where the weights are made.
         dtype: Their dtype.
 
     Shape:
-        `(N, channels, image_size, image_size)` to `(N / packing,)`.
+        `(N, channels, image_size, image_size)` to `(N,)`.
 
     Raises:
-        ValueError: If the size of the image is none of these, images have another shape, or their
-            number is no multiple of `packing`.
+        ValueError: If the size of the image is none of these, or images have another shape.
 
     Example:
         >>> import torch
@@ -185,7 +185,6 @@ class DCGANDiscriminator(nn.Module):
         width: PositiveInt = 64,
         norm: Norm = "batch",
         minibatch_kernels: NonNegativeInt = 0,
-        packing: PositiveInt = 1,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -196,12 +195,8 @@ class DCGANDiscriminator(nn.Module):
         widths = [width * 2**i for i in range(doublings)]
         plain: dict[str, Any] = {"bias": False, **options}
         layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(
-            zip([packing * channels, *widths], widths, strict=False)
-        ):
-            convolution = nn.Conv2d(before, after, 4, 2, 1, **plain)
-            packed = packing > 1 and i == 0
-            layers += [nn.Sequential(Packing(packing), convolution) if packed else convolution]
+        for i, (before, after) in enumerate(zip([channels, *widths], widths, strict=False)):
+            layers += [nn.Conv2d(before, after, 4, 2, 1, **plain)]
             layers += _normalised(after, norm, options) if i else []
             layers += [nn.LeakyReLU(0.2)]
         if minibatch_kernels:
@@ -217,6 +212,7 @@ class DCGANDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(0))
         _initialise(self)
 
+    @explains_failures
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images."""
         check_images(self, x)

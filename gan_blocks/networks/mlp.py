@@ -6,9 +6,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor, explains_failures
 from gan_blocks.layers._batch_norm import BatchNorm1d
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
-from gan_blocks.layers.packing import Packing
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
 from gan_blocks.lipschitz import lipschitz_rule
 from gan_blocks.networks._lipschitz import in_turn
@@ -112,6 +112,7 @@ class MLPGenerator(nn.Module):
             nn.Unflatten(1, output_shape),
         )
 
+    @explains_failures
     def forward(self, z: Tensor) -> Tensor:
         """Samples from latent vectors."""
         check_latents(self, z)
@@ -132,8 +133,9 @@ class MLPDiscriminator(nn.Module):
     then a linear map to one logit. No sigmoid: the losses take logits.
 
     With `minibatch_kernels` the last features go through
-    [`MinibatchDiscrimination`][gan_blocks.MinibatchDiscrimination] before the logit. With `packing`
-    the first layer sees that many samples at once, by [`Packing`][gan_blocks.Packing].
+    [`MinibatchDiscrimination`][gan_blocks.MinibatchDiscrimination] before the logit. To
+    judge several samples together, [`pack`][gan_blocks.pack] them first: `input_shape` is then that of
+    a pack.
 
     Args:
         input_shape: Shape of one sample, `[2]` for points in the plane or `[1, 8, 8]` for images.
@@ -144,15 +146,14 @@ class MLPDiscriminator(nn.Module):
             [`WithReference`][gan_blocks.WithReference]. There is no batch norm here: it mixes the
             samples, which gradient penalties do not allow.
         minibatch_kernels: Number of similarities of minibatch discrimination; 0 for none.
-        packing: How many consecutive samples get one logit together; 1 for each its own.
         device: Where the weights are made.
         dtype: Their dtype.
 
     Shape:
-        `(N, *input_shape)` to `(N / packing,)`.
+        `(N, *input_shape)` to `(N,)`.
 
     Raises:
-        ValueError: If the samples have another shape, or their number is no multiple of `packing`.
+        ValueError: If the samples have another shape.
 
     Example:
         >>> import torch
@@ -173,35 +174,30 @@ class MLPDiscriminator(nn.Module):
         activation: Activation = "leaky_relu",
         norm: Literal["none", "virtual", "layer"] = "none",
         minibatch_kernels: NonNegativeInt = 0,
-        packing: PositiveInt = 1,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         options: dict[str, Any] = {"device": device, "dtype": dtype}
-        in_features = packing * math.prod(input_shape)
+        in_features = math.prod(input_shape)
         features = width if depth else in_features
         minibatch: list[nn.Module] = []
         if minibatch_kernels:
             minibatch = [MinibatchDiscrimination(features, minibatch_kernels, **options)]
-        flat = nn.Flatten()
         self.input_shape = input_shape
         self.layers = nn.Sequential(
-            nn.Sequential(flat, Packing(packing)) if packing > 1 else flat,
+            nn.Flatten(),
             *_hidden_layers(in_features, width, depth, activation, norm, options),
             *minibatch,
             nn.Linear(features + minibatch_kernels, 1, **options),
             nn.Flatten(0),
         )
 
+    @explains_failures
     def forward(self, x: Tensor) -> Tensor:
         """Logits of samples."""
-        if x.shape[1:] != self.input_shape:
-            raise ValueError(
-                f"MLPDiscriminator takes samples of shape (N, "
-                f"{', '.join(map(str, self.input_shape))}), got {tuple(x.shape)}"
-            )
+        check_tensor("x", x, ("N", *self.input_shape), of=self)
         return self.layers(x)
 
 

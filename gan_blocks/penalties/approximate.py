@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._input_gradient import check_samples
-from gan_blocks._logits import combined, squared_differences
+from gan_blocks._checks import check_generator
+from gan_blocks._input_gradient import check_samples, logits_of_each
+from gan_blocks._logits import combined, squared_differences, sub_critics
 from gan_blocks.distributed import draw
 from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
@@ -31,14 +32,33 @@ class _Approximation(nn.Module):
         Args:
             logits: The critic's output on the samples, with gradient.
             perturbed_logits: Its output on the perturbed ones, with gradient too.
+
+        Raises:
+            ValueError: If the shapes differ, or, with gradients enabled, one of them requires none.
         """
+        _check_gradients(logits, perturbed_logits)
         terms = squared_differences("logits", logits, "perturbed_logits", perturbed_logits)
         return self.weight * combined(terms, self.combine)
 
     def _penalty(self, critic: Critic, x: Tensor, generator: torch.Generator | None) -> Tensor:
         check_samples(x)
-        x = x.detach()
-        return self.from_logits(critic(x), critic(self.perturbed(x, generator=generator)))
+        check_generator(generator)
+        # The critic gets a copy, since a layer may work in place on it.
+        logits = logits_of_each(critic(x.detach().clone()), x)
+        perturbed_logits = logits_of_each(critic(self.perturbed(x, generator=generator)), x)
+        return self.from_logits(logits, perturbed_logits)
+
+
+def _check_gradients(*sides: Logits) -> None:
+    """A side without gradient turns the direction of the other, and two of them train nothing."""
+    if torch.is_grad_enabled():
+        for name, logits in zip(("logits", "perturbed_logits"), sides, strict=True):
+            if not any(x.requires_grad for x in sub_critics(name, logits)):
+                raise ValueError(
+                    f"the critic's output, {name}, carries no gradient, so the penalty does not train "
+                    "the critic: is something detached, or computed under no_grad, inside the critic, "
+                    "or is the critic frozen? Use torch.no_grad to look at the value only"
+                )
 
 
 @block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
@@ -67,8 +87,10 @@ class ApproximateR1Penalty(_Approximation):
         of at least float32.
 
     Raises:
-        ValueError: If the samples are empty, or the shapes of the logits differ.
-        TypeError: If the samples are not floating point.
+        ValueError: If the samples are empty; if the critic's output is not logits of each sample, or,
+            with gradients enabled, requires no gradient; or if the shapes of the logits differ.
+        TypeError: If the samples are not floating point, the critic returns a tuple, or `generator` is
+            not a `torch.Generator`.
 
     Example:
         >>> import torch
@@ -135,8 +157,10 @@ class ApproximateR2Penalty(_Approximation):
         of at least float32.
 
     Raises:
-        ValueError: If the samples are empty, or the shapes of the logits differ.
-        TypeError: If the samples are not floating point.
+        ValueError: If the samples are empty; if the critic's output is not logits of each sample, or,
+            with gradients enabled, requires no gradient; or if the shapes of the logits differ.
+        TypeError: If the samples are not floating point, the critic returns a tuple, or `generator` is
+            not a `torch.Generator`.
 
     Example:
         >>> import torch

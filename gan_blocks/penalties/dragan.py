@@ -51,7 +51,8 @@ class DraganPenalty(nn.Module):
     Raises:
         ValueError: If the samples are empty, or float16 without autocast; or if the critic's output does
             not depend on its input, or is not logits of each sample.
-        TypeError: If the samples are not floating point.
+        TypeError: If the samples are not floating point, the critic returns a tuple, or `generator` is
+            not a `torch.Generator`.
 
     Warns:
         UserWarning: If the critic has batch norm in training mode, which mixes the samples.

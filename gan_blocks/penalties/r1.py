@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_generator
 from gan_blocks._input_gradient import gradients_of_logits, input_gradients, refuse_float16
 from gan_blocks._logits import combined
 from gan_blocks.spec import block
@@ -39,7 +40,8 @@ class R1Penalty(nn.Module):
     Raises:
         ValueError: If the samples are empty, or float16 without autocast; or if the critic's output does
             not depend on its input, or is not logits of each sample.
-        TypeError: If the samples are not floating point.
+        TypeError: If the samples are not floating point, the critic returns a tuple, or `generator` is
+            not a `torch.Generator`.
 
     Warns:
         UserWarning: If the critic has batch norm in training mode, which mixes the samples.
@@ -85,6 +87,7 @@ class R1Penalty(nn.Module):
             fake: Not used.
             generator: Not used; nothing is drawn.
         """
+        check_generator(generator)
         return self._penalty(input_gradients(critic, real))
 
     def from_logits(self, logits: Logits, inputs: Tensor | Sequence[Tensor]) -> Tensor:

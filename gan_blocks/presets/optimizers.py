@@ -78,7 +78,7 @@ class OptimizerSettings:
 
 def _built(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        schedule = registry.build(value, "auxiliary")
+        schedule = registry.build(value, "schedule")
         if not hasattr(schedule, "at"):
             raise ValueError(
                 f"{key}: {value['block']} is no schedule; take CosineSchedule, LinearSchedule or "
@@ -103,7 +103,7 @@ def _at(value: Any, step: int) -> Any:
 def _normalised(value: Any) -> Any:
     """The value as a document holds it: lists, and specs with their defaults filled in."""
     if isinstance(value, Mapping):
-        return registry.normalise(value, "auxiliary")
+        return registry.normalise(value, "schedule")
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_normalised(item) for item in value]
     if value is None or isinstance(value, str | int | float):

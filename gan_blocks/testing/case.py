@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,7 +218,10 @@ class Case:
         )
 
     def run(self, block: Any, *inputs: Tensor) -> Tensor:
-        """The block's result; blocks that draw random numbers draw the same ones each time."""
+        """Return the block's result, always from the same state and the same random numbers.
+
+        Buffers that change in the call, such as running statistics, are put back after it.
+        """
         return self._seeded(self.call, "call", block, *inputs)
 
     def run_reference(self, block: Any, *inputs: Tensor) -> Tensor:
@@ -227,6 +231,29 @@ class Case:
     def _seeded(
         self, function: Callable[..., Tensor], what: str, block: Any, *inputs: Tensor
     ) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), state_kept(block), self._gradients(inputs):
             torch.manual_seed(SEED)
             return one_tensor(function(block, *inputs), what)
+
+    def _gradients(self, inputs: tuple[Tensor, ...]) -> AbstractContextManager[Any]:
+        """A loss of plain numbers trains nothing, so it is asked for its value only."""
+        plain = not any(x.requires_grad for x in inputs)
+        return (
+            torch.no_grad() if plain and self.entry.kind in ("loss", "penalty") else nullcontext()
+        )
+
+
+@contextmanager
+def state_kept(block: Any) -> Iterator[None]:
+    """Put a block's buffers back at the end."""
+    modules = list(block.modules()) if isinstance(block, nn.Module) else []
+    before = [(module, dict(module._buffers)) for module in modules]
+    for module, buffers in before:
+        for name, buffer in buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.clone()
+    try:
+        yield
+    finally:
+        for module, buffers in before:
+            for name, buffer in buffers.items():
+                module._buffers[name] = buffer

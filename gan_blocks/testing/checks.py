@@ -1,16 +1,21 @@
 """The promises that the kit checks. The names of the functions are the names of the checks."""
 
+import contextlib
 import copy
 import functools
 import io
 import json
 import pickle
+import random
+import sys
 import textwrap
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, get_args, get_origin
+from unittest import mock
 
 import annotated_types as limits
 import torch
@@ -18,10 +23,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gan_blocks._arguments import did_you_mean, shown
-from gan_blocks.distributed import _draws, process_group
+from gan_blocks.authoring.clock import step
+from gan_blocks.distributed import Draw, _source, process_group
 from gan_blocks.errors import InvalidArgumentsError
 from gan_blocks.registry import registry
 from gan_blocks.spec import recorded_arguments
+from gan_blocks.testing import misuse
 from gan_blocks.testing.case import SEED, Case, one_tensor
 
 _FUNCTIONS: dict[str, tuple[Callable[[Case], None], Callable[[Case], bool]]] = {}
@@ -309,6 +316,317 @@ def _batch_and_rest(
     return batch, inputs[len(batch) :]
 
 
+# --- state and threads ---------------------------------------------------------------------------
+
+
+def _moves(case: Case) -> bool:
+    return case.entry.blueprint.capabilities.moves_in_forward
+
+
+def _stilled(case: Case, block: Any) -> None:
+    """Put a block that moves in forward into evaluation mode, where it does not."""
+    if _moves(case) and isinstance(block, nn.Module):
+        block.eval()
+
+
+def _state(block: Any) -> dict[str, Any]:
+    return copy.deepcopy(block.state_dict()) if isinstance(block, nn.Module) else {}
+
+
+def _assert_same_state(actual: Any, expected: Any, what: str) -> None:
+    mine, other = _state(actual), _state(expected)
+    assert mine.keys() == other.keys(), f"{what}: the state is {list(mine)}, was {list(other)}"
+    for name, tensor in other.items():
+        if isinstance(tensor, Tensor):
+            same = torch.equal(torch.nan_to_num(mine[name]), torch.nan_to_num(tensor))
+            assert same, f"{what}: {name} changes from {shown(tensor)} to {shown(mine[name])}"
+
+
+def _training(case: Case, change: Callable[[Tensor], Tensor] = lambda x: x) -> list[Tensor]:
+    """Return inputs as in training: they require a gradient."""
+    return [
+        change(x).requires_grad_(i not in case.detached) if x.is_floating_point() else x
+        for i, x in enumerate(case.tensors())
+    ]
+
+
+def _step(block: Any) -> None:
+    if isinstance(block, nn.Module):
+        step(block)
+
+
+def _call(case: Case, block: Any, inputs: Sequence[Tensor]) -> Tensor:
+    """The result, from the same random numbers, with whatever the call does to the state."""
+    with torch.random.fork_rng(devices=[]), _drawing_with(_seeded_draws()):
+        torch.manual_seed(SEED)
+        return one_tensor(case.call(block, *inputs), "call")
+
+
+@_applies_when(_always)
+def called_twice(case: Case) -> None:
+    """Calling it twice gives the result and the state of calling it once; only a step moves it."""
+    block, inputs = case.block(dtype=torch.float64), _training(case)
+    _stilled(case, block)
+    once, twice = copy.deepcopy(block), copy.deepcopy(block)
+    expected = _call(case, once, inputs)
+    _assert_same_state(once, block, "in forward")
+    for _ in range(2):
+        torch.testing.assert_close(_call(case, twice, inputs), expected, rtol=0, atol=0)
+    _step(once)
+    _step(twice)
+    _assert_same_state(twice, once, "at the step after two calls instead of one")
+
+
+@_applies_when(_always)
+def looking_changes_nothing(case: Case) -> None:
+    """A call in evaluation mode or without gradients leaves no trace, at the next step neither."""
+    block, inputs = case.block(dtype=torch.float64), _training(case)
+    if not isinstance(block, nn.Module):
+        return
+    with torch.no_grad() if not _moves(case) else contextlib.nullcontext():
+        unseen, looked_at = copy.deepcopy(block), copy.deepcopy(block)
+        if _moves(case):
+            looked_at.eval()
+        with contextlib.suppress(ValueError, RuntimeError):  # what needs a gradient refuses
+            _call(case, looked_at, inputs)
+        _assert_same_state(looked_at, block, "without gradients")
+        _step(unseen)
+        _step(looked_at.train())
+        _assert_same_state(looked_at, unseen, "at the step after a call without gradients")
+    unseen, looked_at = copy.deepcopy(block), copy.deepcopy(block)
+    _call(case, looked_at.eval(), inputs)
+    _assert_same_state(looked_at, block, "in evaluation mode")
+    _step(unseen)
+    _step(looked_at.train())
+    _assert_same_state(looked_at, unseen, "at the step after a call in evaluation mode")
+
+
+class _Recorded:
+    """Draws numbers for a whole batch and then hands out the same ones for its parts."""
+
+    def __init__(self) -> None:
+        self.drawn: list[Tensor] = []
+        self.generator = _seeded(SEED)
+        self.share: tuple[int, int] | None = None
+        self.place = 0
+
+    def __call__(self, distribution: Any, shape: Sequence[int], options: dict[str, Any]) -> Tensor:
+        if self.share is None:
+            self.drawn.append(distribution(shape, **{"generator": self.generator} | options))
+            return self.drawn[-1]
+        number, parts = self.share
+        whole = self.drawn[self.place]
+        self.place += 1
+        return whole.chunk(parts)[number]
+
+
+@_applies_when(_always)
+def accumulated(case: Case) -> None:
+    """A batch in two parts gives what the whole gives, or samples see each other as declared."""
+    pairs = _whole_and_parts(case)
+    if case.entry.blueprint.capabilities.batch_dependent:
+        assert _agree(pairs) or sees_mates(case), (
+            "two parts of a batch differ from the whole, but not because samples see each other: is a "
+            "mean over the batch a sum?"
+        )
+        return
+    for parts, whole in pairs:
+        torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-11)
+
+
+def _agree(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    return all(a.shape == b.shape and torch.allclose(a, b, 1e-9, 1e-11) for a, b in pairs)
+
+
+def _whole_and_parts(case: Case) -> list[tuple[Tensor, Tensor]]:
+    """The results of two parts put together and that of the whole batch, and gradients of a scalar."""
+    inputs = case.tensors()
+    batch, rest = _batch_and_rest(case, inputs)
+    if not batch or min(len(x) for x in batch) < 2:
+        return []
+    batch = tuple(x[: len(x) // 2 * 2] for x in batch)
+    block, source = case.block(dtype=torch.float64), _Recorded()
+    if not case.entry.blueprint.capabilities.batch_dependent:
+        _stilled(case, block)
+
+    def value(*tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
+        source.place = 0
+        with torch.random.fork_rng(devices=[]), _drawing_with(source):
+            torch.manual_seed(SEED)
+            return _objective_of(case, copy.deepcopy(block), tensors)
+
+    whole, by_whole = value(*batch, *rest)
+    parts = []
+    for number in range(2):
+        source.share = (number, 2)
+        parts.append(value(*(x.chunk(2)[number] for x in batch), *rest))
+    (first, by_first), (second, by_second) = parts
+    if whole.dim():
+        return [
+            (torch.cat([first, second]) if first.dim() else torch.stack([first, second]), whole)
+        ]
+    pairs = [((first + second) / 2, whole)]
+    for i, (a, b, both) in enumerate(zip(by_first, by_second, by_whole, strict=True)):
+        pairs.append((torch.cat([a, b]) / 2 if i < len(batch) else (a + b) / 2, both))
+    return pairs
+
+
+def sees_mates(case: Case) -> bool:
+    """Return whether the first sample counts otherwise beside other samples.
+
+    A scalar is judged by its gradient with respect to this sample, or if there is none by whether it is
+    the mean of those of two parts.
+    """
+    batch, rest = _batch_and_rest(case, case.tensors())
+    block = case.block(dtype=torch.float64)
+
+    def of_first(factor: float) -> Tensor:
+        """What the first sample gets, where the others are turned around and multiplied."""
+        samples = [torch.cat([x[:1], _times(x[1:].flip(0), factor)]) for x in batch]
+        with _drawing_with(_seeded_draws()):
+            result, gradients = _objective_of(case, copy.deepcopy(block), (*samples, *rest))
+        if result.dim():
+            return result[:1]
+        return torch.cat([g[:1].flatten() for g in gradients[: len(batch)]])
+
+    first = of_first(1.0)
+    if not first.any():
+        return not _agree(_whole_and_parts(case))
+    return any(not _agree([(of_first(factor), first)]) for factor in (2.0, -1.0, 5.0))
+
+
+def _times(x: Tensor, factor: float) -> Tensor:
+    return factor * x if x.is_floating_point() else x
+
+
+def _objective_of(case: Case, block: Any, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The result and, of a scalar, its gradient with respect to the inputs and the weights."""
+    inputs = [
+        x.clone().requires_grad_(x.is_floating_point() and i not in case.detached)
+        for i, x in enumerate(tensors)
+    ]
+    result = one_tensor(case.call(block, *inputs), "call")
+    variables = [*inputs, *_weights(block).values()]
+    if result.dim() or not result.requires_grad:
+        return result.detach(), [torch.zeros_like(x) for x in variables]
+    wanted = [x for x in variables if x.requires_grad]
+    found = iter(torch.autograd.grad(result, wanted, allow_unused=True))
+    gradients = [next(found) if x.requires_grad else None for x in variables]
+    zeros = [torch.zeros_like(x) for x in variables]
+    return result.detach(), [z if g is None else g for g, z in zip(gradients, zeros, strict=True)]
+
+
+@_applies_when(_always)
+def threads(case: Case) -> None:
+    """Threads that share a block each get their own results."""
+    block = case.block(dtype=torch.float64)
+    _stilled(case, block)
+    given = [_training(case, lambda x, k=k: x * (1 + k / 8)) for k in range(_THREADS)]
+
+    def results(k: int) -> list[Tensor]:
+        with _drawing_with(_seeded_draws()):
+            return [one_tensor(case.call(block, *given[k]), "call") for _ in range(3)]
+
+    alone = [results(k) for k in range(_THREADS)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            together = [
+                each.result(timeout=60)
+                for each in [pool.submit(results, k) for k in range(_THREADS)]
+            ]
+    finally:
+        sys.setswitchinterval(interval)
+    for ours, expected in zip(together, alone, strict=True):
+        for a, b in zip(ours, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+_THREADS = 4
+
+_GLOBALS = (
+    (torch, "manual_seed"),
+    (torch, "seed"),
+    (torch, "set_rng_state"),
+    (torch.random, "set_rng_state"),
+    (torch.random, "manual_seed"),
+    (torch, "set_default_dtype"),
+    (torch, "set_default_device"),
+    (torch, "set_num_threads"),
+    (torch, "use_deterministic_algorithms"),
+    (torch, "set_float32_matmul_precision"),
+    (torch.backends.mkldnn, "set_flags"),
+    (random, "seed"),
+    (random, "setstate"),
+)
+
+
+@_applies_when(_always)
+def process_is_left_alone(case: Case) -> None:
+    """A call sets nothing that belongs to the whole process, not even to put it back."""
+    block, inputs = case.block(dtype=torch.float64), _training(case)
+    touched: list[str] = []
+
+    def watched(owner: Any, name: str) -> Any:
+        original = getattr(owner, name)
+
+        def setter(*args: Any, **kwargs: Any) -> Any:
+            touched.append(f"{owner.__name__}.{name}")
+            return original(*args, **kwargs)
+
+        return setter
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        with contextlib.ExitStack() as stack:
+            for owner, name in _GLOBALS:
+                stack.enter_context(mock.patch.object(owner, name, watched(owner, name)))
+            case.call(block, *inputs)
+    assert not touched, f"it calls {', '.join(dict.fromkeys(touched))}, which other threads see"
+
+
+@_applies_when(_always)
+def wrong_arguments_are_refused(case: Case) -> None:
+    """What is no tensor, or an empty one, is refused by the block's own TypeError or ValueError."""
+    block, inputs = case.block(), case.tensors(torch.float32)
+    recorder = misuse.Recorder(block)
+    with contextlib.suppress(TypeError):  # a call that looks at the block's class
+        case.run(recorder, *inputs)
+    for place, right in misuse.tensors_of(recorder).items():
+        for kind, make in misuse.WRONG.items():
+            if not right.is_floating_point() and kind == "complex numbers":
+                continue
+            wrong = make(right)
+            what = f"argument {place} of {recorder.calls[0][0]}, {kind}"
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    result = case.run(misuse.Recorder(block, {place: wrong}), *inputs)
+            except Exception as error:
+                if fault := misuse.fault_of(error):
+                    raise AssertionError(
+                        f"{what}: {type(error).__name__}: {error}\nThe error {fault}"
+                    ) from error
+            else:
+                empty = isinstance(wrong, Tensor) and not result.numel()
+                assert empty or _is_right(case, block, inputs, right, wrong, result), (
+                    f"{what}: returned {shown(result)} instead of an error"
+                )
+
+
+def _is_right(
+    case: Case, block: Any, inputs: Sequence[Tensor], right: Tensor, wrong: Any, result: Tensor
+) -> bool:
+    """Whether the reference of the very same arguments agrees, as where an argument is not used."""
+    replaced = [wrong if x is right else x for x in inputs]
+    try:
+        expected = case.run_reference(block, *replaced)
+        return torch.allclose(result.double(), expected.double(), 1e-4, 1e-5)
+    except Exception:
+        return False
+
+
 # --- under the conditions people train in ----------------------------------------------------
 
 
@@ -430,11 +748,8 @@ def _objective(
         for i, x in enumerate(inputs)
     ]
     variables = [*inputs, *_weights(block).values()]
-    draws = _draws.set(_seeded(SEED))  # torch's own generator is shared by all threads
-    try:
+    with _drawing_with(_seeded_draws()):
         result = one_tensor(case.call(block, *inputs), "call")
-    finally:
-        _draws.reset(draws)
     if result.dim():
         at = torch.arange(result.numel()) + (rank or 0) * result.numel()
         value = (result * at.cos().to(result.dtype).view_as(result)).sum()
@@ -447,6 +762,26 @@ def _objective(
     found = [next(gradients) if x.requires_grad else None for x in variables]
     zeros = [torch.zeros_like(x) for x in variables]
     return result.detach(), [z if g is None else g for g, z in zip(found, zeros, strict=True)]
+
+
+@contextmanager
+def _drawing_with(source: Draw) -> Iterator[None]:
+    """Draw the numbers of blocks from this source, unless they are given a generator."""
+    token = _source.set(source)
+    try:
+        yield
+    finally:
+        _source.reset(token)
+
+
+def _seeded_draws() -> Draw:
+    """A source with a generator of its own; torch's is shared by all threads."""
+    generator = _seeded(SEED)
+
+    def source(distribution: Any, shape: Sequence[int], options: dict[str, Any]) -> Tensor:
+        return distribution(shape, **{"generator": generator} | options)
+
+    return source
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -20,7 +20,10 @@ def polar_factor(weight: Tensor) -> Tensor:
     return vectors @ torch.diag(1 / values.sqrt()) @ vectors.T @ weight
 
 
-ROWS = {"batch_mates": "the rows of a weight are no samples"}
+ROWS = {
+    "batch_mates": "the rows of a weight are not samples",
+    "accumulated": "likewise",
+}
 
 CONSTRAINTS = [
     Case(

@@ -80,7 +80,7 @@ def loss_cases(
         Case(
             arguments,
             inputs=lambda make: patches(make)[:2],
-            call=lambda loss, f1, f2: loss.generator((f1, f2)),
+            call=lambda loss, f1, f2: loss.generator([f1, f2]),
             reference=generator,
             note=f"generator{note}-of-two",
         ),
@@ -222,7 +222,7 @@ for spec, sizes in (
         Case(
             spec,
             inputs=lambda make, sizes=sizes: (make(sizes[1], 1), make(sizes[0], 1)),
-            call=lambda loss, f, r: loss.generator(f, r),
+            call=lambda loss, f, r: loss.generator(f, real_logits=r),
             reference=lambda loss, f, r: getattr(loss, "generator_scale", 1) * compared(loss, f, r),
             note="-".join(["generator", *map(str, list(spec.values())[1:])]),
         ),
@@ -248,7 +248,7 @@ LOSSES += [
     Case(
         {"block": "RelativisticLoss"},
         inputs=lambda make: (make(6, 1), make(6, 1)),
-        call=lambda loss, f, r: loss.generator(f, r),
+        call=lambda loss, f, r: loss.generator(f, real_logits=r),
         reference=relativistic,
         note="generator",
     ),

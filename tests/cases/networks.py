@@ -17,7 +17,7 @@ from cases.images import (
     rectified,
     standardised,
 )
-from cases.layers import packed, residual_down, residual_up, similarities, virtually_normalised
+from cases.layers import residual_down, residual_up, similarities, virtually_normalised
 from gan_blocks import MinibatchDiscrimination, VirtualBatchNorm, WithReference
 from gan_blocks.testing import Case
 
@@ -106,16 +106,6 @@ NETWORKS = [
         note="minibatch",
     ),
     Case(
-        {"block": "MLPDiscriminator", "input_shape": [1, 2], "width": 4, "depth": 1}
-        | {"packing": 2, "activation": "tanh"},
-        inputs=lambda make: (make(8, 1, 2),),
-        reference=lambda block, x: torch.cat(
-            [dense(block, torch.cat([x[i, 0], x[i + 1, 0]]), torch.tanh) for i in (0, 2, 4, 6)]
-        ),
-        note="packing",
-        expected_failures={"permutation": "neighbours in the batch make a pack"},
-    ),
-    Case(
         {"block": "MLPGenerator", "latent_dim": 3, "output_shape": [2], "width": 4, "depth": 1}
         | {"norm": "virtual", "activation": "tanh"},
         inputs=lambda make: (make(3, 3), make(5, 3)),
@@ -174,8 +164,6 @@ def convolutional(block: Any, x: Tensor) -> Tensor:
         match layer:
             case nn.Unflatten():
                 x = x.view(len(x), -1, 1, 1)
-            case nn.Sequential():
-                x = by_layer(layer[1], packed(layer[0], x))
             case nn.Flatten():
                 x = x.reshape(len(x), -1) if layer.start_dim else x.reshape(-1)
             case nn.ConvTranspose2d():
@@ -224,13 +212,6 @@ NETWORKS += [
         inputs=lambda make: (make(2, 1, 16, 16),),
         reference=convolutional,
         note="minibatch",
-    ),
-    Case(
-        {"block": "DCGANDiscriminator", "image_size": 8, "channels": 1, "width": 2, "packing": 2},
-        inputs=lambda make: (make(4, 1, 8, 8),),
-        reference=convolutional,
-        note="packing",
-        expected_failures={"permutation": "neighbours in the batch make a pack"},
     ),
 ]
 
@@ -459,11 +440,18 @@ NETWORKS += [
         reference=patches,
         note="batch-norm",
     ),
-    Case(
-        {"block": "MultiScaleDiscriminator", "num_scales": 2, "channels": 1, "width": 1}
-        | {"depth": 0, "norm": "none"},
-        inputs=lambda make: (make(2, 1, 6, 7),),
-        call=lambda block, x: torch.cat([logits.flatten(1) for logits in block(x)], 1),
-        reference=scales,
+    *(
+        Case(
+            {"block": "MultiScaleDiscriminator", "num_scales": 2, "channels": 1, "width": 1}
+            | {"depth": depth, "norm": norm},
+            inputs=inputs,
+            call=lambda block, x: torch.cat([logits.flatten(1) for logits in block(x)], 1),
+            reference=scales,
+            note=note,
+        )
+        for depth, norm, inputs, note in (
+            (0, "none", lambda make: (make(2, 1, 6, 7),), ""),
+            (1, "batch", lambda make: (make(3, 1, 11, 12),), "batch-norm"),
+        )
     ),
 ]
