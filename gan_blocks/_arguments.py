@@ -200,9 +200,9 @@ class Nested:
 def field_type(annotation: Any) -> Any:
     """The annotation with strict scalars. Whatever no config file can hold raises TypeError."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    kind = next((kind for protocol, kind in PROTOCOLS if protocol == annotation), None)
-    if kind:
-        return _annotated(Any, Nested(kind))
+    for protocol, kind in PROTOCOLS:
+        if annotation == protocol:
+            return _annotated(Any, Nested(kind))
     if origin is Annotated:
         base, *limits = arguments
         if base in _SCALARS:

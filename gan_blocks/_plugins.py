@@ -97,7 +97,7 @@ class Plugins:
         self._reading = threading.Lock()
         self._importing = threading.RLock()  # a plugin may ask for others while it is imported
 
-    def object(self, name: str) -> Any:
+    def with_hooks(self, name: str) -> Any:
         """What has the hooks of a plugin; none if it is not loaded."""
         return self._objects.get(name)
 

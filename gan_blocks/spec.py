@@ -262,7 +262,7 @@ def _read_only_names(instance: Any) -> frozenset[str]:
     return frozenset(names)
 
 
-def _with_read_only_arguments(assign: Callable[[Any, str, Any], None]) -> Any:
+def _with_read_only_arguments(assign: Any) -> Any:
     """A `__setattr__` that refuses what would make a block differ from its record."""
 
     def __setattr__(self: Any, name: str, value: Any) -> None:

@@ -94,7 +94,8 @@ def test_sizes_up_to_the_limits_take_no_time(kind, data):
     try:
         result = normalised(data.draw(specs(kind, largest=None)), kind)
     except RuntimeError as error:  # torch's own word on a tensor that no memory could hold
-        assert "Storage size calculation overflowed" in str(error)
+        if "Storage size calculation overflowed" not in str(error):
+            raise
     else:
         assert isinstance(result, dict) or is_relation(result), result
 

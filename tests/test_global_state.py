@@ -33,10 +33,8 @@ CHANGES: dict[str, Callable[[], object]] = {
 @pytest.fixture(autouse=True)
 def settings_as_they_were() -> Iterator[None]:
     path, threads = list(sys.path), torch.get_num_threads()
-    precision = (
-        torch.backends.cuda.matmul.fp32_precision,
-        torch.backends.mkldnn.matmul.fp32_precision,
-    )
+    places = [getattr(torch.backends, name).matmul for name in ("cuda", "mkldnn")]
+    precisions = [place.fp32_precision for place in places]
     yield
     sys.path = path
     torch.set_default_dtype(torch.float32)
@@ -44,9 +42,8 @@ def settings_as_they_were() -> Iterator[None]:
     torch.set_grad_enabled(True)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = (
-        precision
-    )
+    for place, precision in zip(places, precisions, strict=True):
+        place.fp32_precision = precision
     torch.autograd.set_detect_anomaly(False)
     torch.set_num_threads(threads)
 

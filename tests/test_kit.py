@@ -547,6 +547,9 @@ class OddWeights(nn.Module):
         self.whole = nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
         self.none = nn.Parameter(torch.ones(0, 3))
 
+    def forward(self, x):
+        return x
+
 
 def test_weights_of_integers_stay_as_they_are_and_there_may_be_none():
     made = Case(

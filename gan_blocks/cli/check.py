@@ -240,7 +240,7 @@ def _forgotten(name: str) -> Iterator[str]:
 
 def _plugin(name: str) -> Any:
     """The object that has the hooks."""
-    return _REGISTERED.get(name) or registry._plugins.object(name)
+    return _REGISTERED.get(name) or registry._plugins.with_hooks(name)
 
 
 # --- which cases -------------------------------------------------------------------------------
