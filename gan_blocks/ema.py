@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gan_blocks._checks import check_module
 from gan_blocks.authoring import Clocked
 from gan_blocks.authoring.clock import follows
 from gan_blocks.constraints.spectral_norm import spectral_norms
@@ -80,14 +81,10 @@ class EMA(Clocked):
         batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model should be a torch module, got {type(model).__name__}")
-        for name, value in (("half_life", half_life), ("rampup", rampup)):
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and 0 < value < float("inf")) and not (
-                name == "rampup" and value is None
-            ):
-                raise ValueError(f"{name} should be a finite number greater than 0, got {value!r}")
+        check_module("model", model)
+        _check_positive("half_life", half_life)
+        if rampup is not None:
+            _check_positive("rampup", rampup)
         if batch_size is not None:
             _check_samples("batch_size", batch_size)
         while True:
@@ -139,6 +136,7 @@ class EMA(Clocked):
                 "EMA follows an optimizer, whose step updates it; drop the call of update, or call "
                 "remove() on the handle that follow returned"
             )
+        check_module("model", model)
         _check_samples("samples", samples)
         self._update(model, samples)
 
@@ -165,7 +163,9 @@ class EMA(Clocked):
         norms = list(spectral_norms(self.module))
         # The average has singular vectors of its own, which go on from the network's first ones.
         kept = {id(x) for _, _, norm in norms for x in norm.buffers()} if self.samples else set()
-        if averages:
+        if not self.samples:
+            copies, buffers = [*averages, *copies], [*weights, *buffers]
+        elif averages:
             torch._foreach_lerp_(averages, weights, 1 - self.decay(samples))  # type: ignore
         copied = [(x, y) for x, y in zip(copies, buffers, strict=True) if id(x) not in kept]
         if copied:
@@ -181,6 +181,12 @@ class EMA(Clocked):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.samples = int(state)
+
+
+def _check_positive(name: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):
+        raise ValueError(f"{name} should be a finite number greater than 0, got {value!r}")
 
 
 def _check_samples(name: str, value: Any) -> None:
@@ -199,7 +205,11 @@ def _matched(ours: nn.Module, theirs: nn.Module, kind: str) -> tuple[list[Tensor
     mine = [x for a, _ in pairs for x in a.values() if x is not None]
     other = [b[name] for a, b in pairs for name in a if b[name] is not None]
     if not same or len(mine) != len(other) or not all(map(Tensor.is_same_size, mine, other)):
-        raise ValueError(f"the model has other {kind[1:]} than the one that the average is of")
+        raise ValueError(
+            f"model should be the network that the average is of, got one with other {kind[1:]}"
+        )
+    if not all(x.is_complex() == y.is_complex() for x, y in zip(mine, other, strict=True)):
+        raise TypeError(f"model should have {kind[1:]} as the average has, real or complex numbers")
     if len(set(map(id, mine))) < len(mine):  # shared ones
         unique = {id(x): (x, y) for x, y in zip(mine, other, strict=True)}.values()
         mine, other = [x for x, _ in unique], [y for _, y in unique]

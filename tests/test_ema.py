@@ -125,6 +125,8 @@ def test_wrapped_and_compiled_networks_are_averaged():
 
 def test_other_networks_are_refused():
     ema = EMA(DCGANGenerator(4, 8, width=2))
+    with pytest.raises(TypeError, match="real or complex"):
+        EMA(nn.Linear(1, 1)).update(nn.Linear(1, 1, dtype=torch.complex64), 1)
     with pytest.raises(ValueError, match="other parameters"):
         ema.update(DCGANGenerator(4, 8, width=3), 1)
     with pytest.raises(ValueError, match="other buffers"):
@@ -257,7 +259,7 @@ def test_an_average_that_cannot_step_by_itself_says_what_it_needs():
         copied.update(model, 4)
     with pytest.raises(ValueError, match="batch_size should be an integer of at least 1, got 0"):
         EMA(model, batch_size=0)
-    with pytest.raises(TypeError, match="model should be a torch module, got dict"):
+    with pytest.raises(TypeError, match="model should be a module, got dict"):
         EMA({})
 
 

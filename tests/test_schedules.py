@@ -56,7 +56,9 @@ def test_steps_beyond_the_reach_of_float32_are_told_apart(schedule):
     for t in (steps - 2, steps - 1, steps):
         value.step_count.fill_(t)
         assert value().item() == pytest.approx(value.at(t), rel=1e-6, abs=0)
-    assert value.at(-1) == value.at(0)
+    for wrong in (-1, math.nan, None, "3", True):
+        with pytest.raises(ValueError, match="step should be a number of at least 0"):
+            value.at(wrong)
 
 
 @every

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from gan_blocks._checks import check_tensor, type_name
 from gan_blocks.authoring import Averaging
 from gan_blocks.distributed import mean_and_count
 from gan_blocks.precision import at_least_float32
@@ -115,18 +116,19 @@ class GradientBalancer(Averaging):
         return linear + (value - linear).detach()
 
     def _check(self, losses: Mapping[str, Tensor], output: Tensor) -> None:
-        unknown = [name for name in losses if name not in self.weights]
+        if not isinstance(losses, Mapping):
+            raise TypeError(f"losses should be a dict of losses by name, got {type_name(losses)}")
+        unknown = [str(name) for name in losses if name not in self.weights]
         if unknown or not losses:
             raise ValueError(
-                f"there are weights for {', '.join(self.weights)}, and losses named "
-                f"{', '.join(unknown) or 'nothing'}"
+                f"losses should be some of {', '.join(self.weights)}, which have weights, got "
+                f"{', '.join(unknown) or 'none'}"
             )
-        if not output.numel():
-            raise ValueError(f"output is empty: shape {tuple(output.shape)}")
+        check_tensor("output", output, empty=False)
         if not output.requires_grad:
             raise ValueError(
-                "output has no gradient: pass what the generator returned, not detached and not "
-                "under no_grad"
+                "output should carry a gradient: pass what the generator returned, not detached and "
+                "not under no_grad"
             )
 
     def _averaged_norms(self, names: list[str], gradients: list[Tensor]) -> Tensor:
@@ -180,14 +182,13 @@ class GradientBalancer(Averaging):
 
 
 def _gradient(name: str, loss: Tensor, output: Tensor) -> Tensor:
-    if loss.dim() != 0:
-        raise ValueError(f"the loss {name} should be a scalar, got shape {tuple(loss.shape)}")
+    check_tensor(f"losses[{name!r}]", loss, ())
     gradient = None
     if loss.requires_grad:
         (gradient,) = torch.autograd.grad(loss, output, retain_graph=True, allow_unused=True)
     if gradient is None:
         raise ValueError(
-            f"the loss {name} does not depend on the output: compute it from this very tensor, and add "
+            f"losses[{name!r}] does not depend on output: it must be computed from this very tensor; add "
             "losses that do not go through the output to the result"
         )
     return at_least_float32(gradient)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from gan_blocks._checks import check_tensor
 from gan_blocks.authoring import Averaging
 from gan_blocks.distributed import draw, mean_and_count
 from gan_blocks.precision import at_least_float32
@@ -103,12 +104,11 @@ class PathLengthPenalty(Averaging):
         return self.weight * (lengths - average.to(lengths.dtype)).square().mean()
 
     def _lengths(self, images: Tensor, w: Tensor, generator: torch.Generator | None) -> Tensor:
-        for name, x in (("images", images), ("w", w)):
-            if not isinstance(x, Tensor):
-                raise TypeError(f"{name} should be a tensor, got {type(x).__name__}")
+        check_tensor("images", images)
+        check_tensor("w", w)
         if images.dim() < 2 or w.dim() not in (2, 3) or len(images) != len(w) or not len(w):
             raise ValueError(
-                "path lengths are those of images (N, C, ...) by styles (N, d) or (N, layers, d), got "
+                "images should have shape (N, C, ...) and w, the styles, (N, d) or (N, layers, d), got "
                 f"{tuple(images.shape)} and {tuple(w.shape)}"
             )
         wide = at_least_float32(images)
@@ -121,8 +121,8 @@ class PathLengthPenalty(Averaging):
             )
         if gradient is None:
             raise ValueError(
-                "the images do not depend on w: make them with gradients enabled, from this very "
-                "tensor, after w.requires_grad_() where it is no result of a mapping network"
+                "images do not depend on w: they must be made with gradients enabled, from this very "
+                "tensor, after w.requires_grad_() if it is not the result of a mapping network"
             )
         layers = w.shape[1] if w.dim() == 3 else 1
         # The norm's own derivative at 0 is 0 in torch; a root of a sum of squares gives NaN there.

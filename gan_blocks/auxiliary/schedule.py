@@ -37,8 +37,14 @@ class _Schedule(Clocked):
         return self._value((self.step_count.to(exact) / self.steps).clamp(max=1.0)).float()
 
     def at(self, step: int) -> float:
-        """Return the value after so many steps."""
-        elapsed = min(max(step / self.steps, 0.0), 1.0)
+        """Return the value after so many steps.
+
+        Raises:
+            ValueError: If `step` is not a number of at least 0.
+        """
+        if not isinstance(step, int | float) or isinstance(step, bool) or not step >= 0:
+            raise ValueError(f"step should be a number of at least 0, got {step!r}")
+        elapsed = min(step / self.steps, 1.0)
         return self._value(torch.tensor(elapsed, dtype=torch.float64)).item()
 
     def _value(self, elapsed: Tensor) -> Tensor:

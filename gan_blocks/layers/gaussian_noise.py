@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gan_blocks._checks import check_tensor
 from gan_blocks.authoring import Clocked
 from gan_blocks.distributed import draw
 from gan_blocks.lipschitz import lipschitz_rule
@@ -71,8 +72,7 @@ class GaussianNoise(Clocked):
 
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """The samples with noise; `generator` draws it, torch's own if left out."""
-        if not x.is_floating_point():
-            raise TypeError(f"GaussianNoise takes floating-point samples, got {x.dtype}")
+        check_tensor("x", x, of=self)
         if not self.training:
             return x
         if self.anneal_steps:
