@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gan_blocks.layers.virtual_batch_norm import reference_passes
@@ -121,7 +122,9 @@ class _Collector:
 
     def keep(self, name: str, output: Any) -> None:
         """Keep this output, and the versions of the tensors in it."""
-        self.seen[name] = output = _copied(output) if self.copies else output
+        # In a compiled graph nothing tells that an output is overwritten, and a copy costs little.
+        copies = self.copies or torch.compiler.is_compiling()
+        self.seen[name] = output = _copied(output) if copies else output
         self.versions[name] = [(x, _version(x)) for x in _tensors(output)]
 
     @property
@@ -174,7 +177,8 @@ def _tell(module: nn.Module, arguments: Any, output: Any) -> None:
 
 
 def _version(x: Tensor) -> int:
-    return 0 if x.is_inference() else x._version  # inference tensors have none
+    # Inference tensors have none, and the compiler cannot read it.
+    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

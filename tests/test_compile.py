@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
 # pyright: reportCallIssue=false, reportOptionalMemberAccess=false
 
+import copy
 import shutil
 
 import pytest
@@ -94,3 +95,38 @@ def test_noise_that_is_lowered_compiles_once():
         noise.step()
     assert len(counts) == 1
     assert stds == pytest.approx([1.0, 0.9, 0.8], rel=0.05)
+
+
+def test_networks_of_an_extractor_and_of_a_reference_compile_to_one_graph():
+    torch.compiler.reset()
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), gb.VirtualBatchNorm(4))
+    critic, x = gb.WithReference(network, torch.randn(6, 3)), torch.randn(5, 3)
+    features = gb.FeatureExtractor(critic, ["network.0", ""])
+    for function in (critic, features):
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        norm = copy.deepcopy(network[1])
+        expected = function(x)
+        moved, network[1].running_mean = network[1].running_mean, norm.running_mean
+        torch.testing.assert_close(compiled(x), expected)
+        torch.testing.assert_close(network[1].running_mean, moved)
+        assert network[1].track_running_stats
+
+
+def test_compiled_extractor_gives_an_output_that_the_network_overwrites():
+    torch.compiler.reset()
+
+    class Overwriting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.second(nn.functional.relu_(self.first(x)))
+
+    network, x = Overwriting(), torch.randn(5, 3)
+    compiled = torch.compile(
+        gb.FeatureExtractor(network, ["first", ""]), fullgraph=True, backend="aot_eager"
+    )
+    features = compiled(x)
+    torch.testing.assert_close(features["first"], network.first(x))
+    torch.testing.assert_close(features[""], network(x))
