@@ -40,6 +40,7 @@ ALL_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 Kind = Literal["layer", "loss", "auxiliary", "divergence", "penalty", "constraint", "network"]
 
+
 class Normalization(nn.Module):
     """Base of layers that normalize features; their parameters are scales and offsets.
 
