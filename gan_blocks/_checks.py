@@ -51,7 +51,7 @@ def check_tensor(
         )
     fits = _fits(x.shape, shape) and (empty or x.numel() > 0)
     if not fits or (smallest and min(x.shape[2:]) < smallest):
-        least = f", {' and '.join(map(str, shape[2:]))} at least {smallest}" if smallest > 1 else ""
+        least = f", {' and '.join(map(str, shape[2:]))} at least {smallest}" if smallest else ""
         none = "" if empty else ", not empty"
         raise ValueError(
             f"{_of(of)}{name} should have shape {shown_shape(shape)}{least}{none}, "

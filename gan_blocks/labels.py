@@ -31,7 +31,7 @@ def checked_labels(labels: Any, count: int, device: torch.device | None = None) 
         raise TypeError(f"labels should be integers, the number of each class, got {labels.dtype}")
     if labels.shape != (count,):
         raise ValueError(
-            f"labels should have shape (count,), here ({count},), one for each sample, got "
+            f"labels should have shape ({count},), one for each sample (count={count}), got "
             f"{tuple(labels.shape)}"
         )
     if device is not None and labels.device != device:

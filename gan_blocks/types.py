@@ -60,6 +60,7 @@ Compares = Literal[
 """
 
 
+
 class Normalization(nn.Module):
     """Base of layers that normalize features; their parameters are scales and offsets.
 

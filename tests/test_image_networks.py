@@ -315,7 +315,7 @@ def test_smallest_image_of_several_scales_is_that_of_the_documentation():
     for scales, smallest in ((3, 93), (2, 47)):
         discriminator = gb.MultiScaleDiscriminator(scales, 1, 2)
         assert len(discriminator(torch.randn(1, 1, smallest, smallest))) == scales
-        with pytest.raises(ValueError, match=f"MultiScaleDiscriminator .* least {smallest}"):
+        with pytest.raises(ValueError, match=f"MultiScaleDiscriminator: .* least {smallest}"):
             discriminator(torch.randn(1, 1, smallest - 1, 200))
 
 

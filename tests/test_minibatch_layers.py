@@ -152,7 +152,7 @@ def test_initialisation_by_data_puts_the_nearest_neighbour_at_distance_2(scale, 
 def test_initialisation_needs_different_finite_samples(x):
     layer = MinibatchDiscrimination(3)
     before = layer.log_scale.clone()
-    with pytest.raises(ValueError, match=r"needs (different|a batch of two) samples"):
+    with pytest.raises(ValueError, match=r"x should (hold different|have two) samples"):
         layer.initialize(x)
     assert torch.equal(layer.log_scale, before)
 
@@ -220,7 +220,7 @@ def test_large_means_keep_their_deviation_in_float32():
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (0, 2), (4, 0), (4, 2, 0)])
 def test_wrong_samples_are_refused(shape):
-    with pytest.raises(ValueError, match="multiple of 2, got"):
+    with pytest.raises(ValueError, match="x should have shape .* got"):
         MinibatchStdDev(4, num_channels=2)(torch.zeros(shape))
 
 

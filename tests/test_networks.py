@@ -18,7 +18,7 @@ from gan_blocks import (
 
 
 def test_wrong_feature_size_names_the_network_and_both_shapes():
-    with pytest.raises(ValueError, match=r"latent vectors of shape \(N, 3\), got \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"MLPGenerator: z should have shape \(N, 3\), got \(5, 4\)"):
         MLPGenerator(3, (2,))(torch.randn(5, 4))
     with pytest.raises(ValueError, match=r"shape \(N, 1, 8, 8\), got \(5, 64\)"):
         MLPDiscriminator((1, 8, 8))(torch.randn(5, 64))
@@ -135,7 +135,7 @@ def test_penalised_discriminator_trains_with_every_norm_that_keeps_samples_apart
 
 
 def test_wrong_images_and_latents_are_refused():
-    with pytest.raises(ValueError, match=r"latent vectors of shape \(N, 4\), got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"z should have shape \(N, 4\), got \(2, 3\)"):
         DCGANGenerator(4, 8)(torch.randn(2, 3))
     with pytest.raises(ValueError, match=r"shape \(N, 1, 8, 8\), got \(2, 1, 9, 9\)"):
         DCGANDiscriminator(8)(torch.randn(2, 1, 9, 9))

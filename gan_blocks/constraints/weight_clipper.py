@@ -33,8 +33,8 @@ class WeightClipper:
 
     Scales and offsets of normalization layers are left alone: clipped to 0.01 they would switch the
     layer off. Such layers are those of torch and of this library, and classes derived from them or from
-    `gan_blocks.types.Normalization`, with the embeddings right inside them, which hold scales of classes.
-    Any other layer is clipped, whatever its name; name yours in `exclude`. Parameters that need
+    `gan_blocks.types.Normalization`, with the embeddings right inside them, which hold scales of
+    classes. Any other layer is clipped, whatever its name; name yours in `exclude`. Parameters that need
     no gradient are clipped as any others, since a critic is often frozen while the generator learns;
     name pretrained parts in `exclude`.
 

@@ -37,10 +37,11 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
 """What the arguments of a method have to be, whichever class gives its formula."""
 
 
-def _checked(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _checked(
+    method: Callable[..., Tensor], check: Callable[[str, Any], None] = check_tensor
+) -> Callable[..., Tensor]:
     """The method, with a look at its arguments first."""
     names = list(inspect.signature(method).parameters)[1:]
-    check = _CHECKS[method.__name__]
 
     @functools.wraps(method)
     def checked(self: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -109,7 +110,7 @@ class FDivergence(ABC):
 
         cls.__init__ = __init__
         for name in _CHECKS.keys() & vars(cls).keys():
-            setattr(cls, name, _checked(vars(cls)[name]))
+            setattr(cls, name, _checked(vars(cls)[name], _CHECKS[name]))
 
     def _complete(self) -> None:
         """Refuses what is no f-divergence, and fills in what a class does not give."""
@@ -163,9 +164,10 @@ class FDivergence(ABC):
         u = _ratio(v)
         return (u * derivative_of(self.f, u) - self.f(u)).to(v.dtype)
 
-    @_checked
     def bound(self, real: Tensor, fake: Tensor) -> Tensor:
         r"""$\mathbb{E}\,g(v) - \mathbb{E}\,f^*(g(v))$ of values on real and on generated samples."""
+        _check_values("real", real)
+        _check_values("fake", fake)
         return self.activation(real).mean() - self.conjugate_of_activation(fake).mean()
 
     @_checked
