@@ -51,8 +51,8 @@ LACKING = {
 class Auxiliary(BaseModel, extra="forbid", strict=True):
     """A further term of the loss of one side.
 
-    A term of the critic's side is called with the logits of real and generated samples, and a term of the
-    generator's side with their features or logits. A term that looks at a network, such as
+    A term of the critic's side is called with the logits of real and generated samples, and a term of
+    the generator's side with their features or logits. A term that looks at a network, such as
     `OrthogonalRegularizer`, is called with the network of its side.
 
     Args:

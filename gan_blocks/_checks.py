@@ -1,10 +1,99 @@
-"""Checks and warnings that every kind of block shares."""
+"""Checks of what blocks are given, before anything is computed with it.
 
+They read types, dtypes, devices and shapes alone, never a value, so that no device has to wait.
+"""
+
+import functools
+import inspect
 import sys
 import warnings
+from collections.abc import Callable
+from types import EllipsisType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+Dimensions = tuple[int | str | EllipsisType, ...]
+"""A size, a letter for any size, or an ellipsis, first or last, for any further dimensions."""
+
+
+def check_tensor(
+    name: str,
+    x: Any,
+    shape: Dimensions = (...,),
+    *,
+    of: Any = None,
+    floating: bool = True,
+    smallest: int = 0,
+    empty: bool = True,
+) -> None:
+    """Refuse whatever is not a dense tensor of this shape.
+
+    Args:
+        name: Name of the argument.
+        x: What came.
+        shape: For instance `("N", 3, "H", "W")` or `("N", ...)`.
+        of: The block that takes it, for the message.
+        floating: Whether it has to hold floating-point numbers.
+        smallest: Least size of the dimensions after the first two.
+        empty: Whether it may have no entries.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{_of(of)}{name} should be a tensor, got {type_name(x)}")
+    if floating and (not x.is_floating_point() or x.dtype.itemsize < 2):
+        raise TypeError(
+            f"{_of(of)}{name} should be floating point, float16 at least, got {x.dtype}"
+        )
+    if x.layout != torch.strided:
+        raise TypeError(
+            f"{_of(of)}{name} should be a dense tensor, got {x.layout}: call to_dense()"
+        )
+    fits = _fits(x.shape, shape) and (empty or x.numel() > 0)
+    if not fits or (smallest and min(x.shape[2:]) < smallest):
+        least = f", {' and '.join(map(str, shape[2:]))} at least {smallest}" if smallest > 1 else ""
+        none = "" if empty else ", not empty"
+        raise ValueError(
+            f"{_of(of)}{name} should have shape {shown_shape(shape)}{least}{none}, "
+            f"got {tuple(x.shape)}"
+        )
+
+
+def _of(block: Any) -> str:
+    return f"{type(block).__name__}: " if block is not None else ""
+
+
+def type_name(x: Any) -> str:
+    """What came, in a message: of a class that it is one."""
+    return f"the class {x.__name__}" if isinstance(x, type) else type(x).__name__
+
+
+def shown_shape(shape: Dimensions) -> str:
+    """For instance `(N, 3, ...)`."""
+    parts = ["..." if n is ... else str(n) for n in shape]
+    return f"({', '.join(parts)}{',' if len(parts) == 1 and parts != ['...'] else ''})"
+
+
+def _fits(actual: tuple[int, ...], shape: Dimensions) -> bool:
+    if shape and shape[-1] is ...:
+        actual, shape = actual[: len(shape) - 1], shape[:-1]
+    elif shape and shape[0] is ...:
+        actual, shape = actual[max(len(actual) - len(shape) + 1, 0) :], shape[1:]
+    if len(actual) != len(shape):
+        return False
+    return all(isinstance(n, str) or m == n for m, n in zip(actual, shape, strict=True))
+
+
+def check_module(name: str, module: Any, *, of: Any = None) -> None:
+    """Refuse whatever is not a module with its weights in place."""
+    if not isinstance(module, nn.Module):
+        hint = " itself" if isinstance(module, list | tuple) else ""
+        raise TypeError(f"{_of(of)}{name} should be a module{hint}, got {type_name(module)}")
+    for weight in module.parameters():
+        if nn.parameter.is_lazy(weight):
+            raise ValueError(
+                f"{_of(of)}{name} should have weights with a shape, got lazy ones: run it on a batch"
+            )
 
 
 def check_generator(generator: Any) -> None:
@@ -17,6 +106,58 @@ def check_generator(generator: Any) -> None:
             "generator should be a torch.Generator, which draws random numbers, or None, got "
             f"{type(generator).__name__}"
         )
+
+
+def check_count(name: str, count: Any, least: int = 1) -> None:
+    """Refuse whatever is no integer of a least value."""
+    # A symbolic size of the compiler is no int.
+    if isinstance(count, bool) or not isinstance(count, int | torch.SymInt) or count < least:
+        raise ValueError(f"{name} should be an integer of at least {least}, got {count!r}")
+
+
+def explains_failures(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Says which argument of a forward does not go with the weights, where torch has failed.
+
+    Nothing is looked at before: dtypes and devices of weights may change until the very layer runs, as
+    with offloaded, sharded or quantized ones.
+    """
+    names = list(inspect.signature(forward).parameters)[1:]
+
+    @functools.wraps(forward)
+    def explained(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return forward(self, *args, **kwargs)
+        except (RuntimeError, IndexError) as error:
+            given = dict(zip(names, args, strict=False)) | kwargs
+            for name, x in given.items():
+                if isinstance(x, Tensor):
+                    _explain(self, name, x, error)
+            raise
+
+    return explained
+
+
+def _explain(module: nn.Module, name: str, x: Tensor, error: Exception) -> None:
+    owner = type(module).__name__
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(
+            f"{owner}: {name} was made under torch.inference_mode, so nothing can be differentiated "
+            f"through it: pass {name}.clone(), or call the block under inference_mode too"
+        ) from error
+    weight = next((p for p in module.parameters() if p.is_floating_point()), x)
+    if x.device != weight.device:
+        raise ValueError(
+            f"{owner}: {name} should be on {weight.device}, where the weights are, got {x.device}"
+        ) from error
+    if x.is_floating_point() and x.dtype != weight.dtype:
+        raise TypeError(
+            f"{owner}: {name} should be {weight.dtype}, as the weights are, got {x.dtype}; cast one "
+            "of them, or use autocast"
+        ) from error
+    if isinstance(error, IndexError) and not x.is_floating_point():
+        raise ValueError(
+            f"{owner}: {name} should be numbers of classes, from 0 on, got {x.min()} to {x.max()}"
+        ) from error
 
 
 def warn_caller(message: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gan_blocks._checks import warn_caller
@@ -51,9 +51,9 @@ def input_gradients(critic: Critic, points: Tensor) -> list[Tensor]:
                 return by_torch_func(critic, points)
         except RuntimeError as error:
             raise ValueError(
-                "the critic fails in a compiled penalty. Does it run without torch.compile? If it changes "
-                "its own buffers, as a batch norm in training mode does, use layer, group or spectral "
-                f"normalization, or leave the penalty out of the compiled step ({error})"
+                "the critic fails in a compiled penalty. Does it run without torch.compile? "
+                "If it changes its own buffers, as a batch norm in training mode does, use layer, group "
+                f"or spectral normalization, or leave the penalty out of the compiled step ({error})"
             ) from error
     if torch.is_inference_mode_enabled():
         raise RuntimeError(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal
 
+from gan_blocks._checks import check_tensor
 from gan_blocks.precision import at_least_float32
 
 
@@ -37,17 +38,19 @@ def f_divergence(
     f: Callable[[Tensor], Tensor], slope_at_infinity: float, p: Tensor, q: Tensor
 ) -> Tensor:
     r"""$\sum_x q\, f(p/q)$ over the last dimension, with $0 f(p/0) = p \lim_{u\to\infty} f(u)/u$."""
+    for name, x in (("p", p), ("q", q)):
+        check_tensor(name, x, empty=False)
+        if x.is_meta:
+            raise ValueError(f"{name} should have values, got a tensor on the meta device")
     if p.shape != q.shape or p.dim() == 0:
         raise ValueError(
             f"p {tuple(p.shape)} and q {tuple(q.shape)} should be of one shape (..., n)"
         )
     for name, x in (("p", p), ("q", q)):
-        if not x.is_floating_point():
-            raise TypeError(f"{name} should be floating point, got {x.dtype}")
         off = (x.double().sum(-1) - 1).abs() > 16 * torch.finfo(x.dtype).eps
         if not bool((x >= 0).all() & ~off.any()):
             raise ValueError(
-                f"{name} is no distribution: entries >= 0 that sum to 1 are needed; of densities on a "
+                f"{name} should be a distribution, of entries >= 0 that sum to 1; of densities on a "
                 "grid take log_density.softmax(-1)"
             )
     dtype = at_least_float32(p).dtype

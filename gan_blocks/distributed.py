@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from gan_blocks._checks import check_generator
+from gan_blocks._checks import check_count, check_generator, check_tensor, type_name
 from gan_blocks.precision import at_least_float32
 
 _group: ContextVar[Any] = ContextVar("process group", default=None)
@@ -52,10 +52,10 @@ def process_group(group: "dist.ProcessGroup | Literal['local'] | None") -> Itera
     Raises:
         ValueError: If this process does not belong to the group.
     """
-    if isinstance(group, str) and group != "local":
-        raise ValueError(f'the group should be a process group, None or "local", got {group!r}')
     if dist.is_available() and group is dist.GroupMember.NON_GROUP_MEMBER:
         raise ValueError("this process does not belong to the group; leave it out, or use local()")
+    if group not in (None, "local") and not callable(getattr(group, "rank", None)):
+        raise ValueError(f'the group should be a process group, None or "local", got {group!r}')
     token = _group.set(group)
     try:
         yield
@@ -100,6 +100,7 @@ def all_reduce(x: Tensor) -> Tensor:
     Shape:
         Any, to the same.
     """
+    check_tensor("x", x, floating=False)
     return x if process_count() == 1 else _AllReduce.apply(x, _group.get())  # type: ignore[return-value]
 
 
@@ -114,6 +115,7 @@ def all_gather(x: Tensor) -> Tensor:
     Shape:
         `(n, ...)` on each process, to `(N, ...)` with `N` the sum of all `n`.
     """
+    check_tensor("x", x, ("N", ...), floating=False)
     if process_count() == 1:
         return x
     start, total = place_in_batch(x)
@@ -127,6 +129,7 @@ def all_gather(x: Tensor) -> Tensor:
 
 def place_in_batch(x: Tensor) -> tuple[int, int]:
     """Where this process's part of the batch begins, and the size of the whole batch."""
+    check_tensor("x", x, ("N", ...), floating=False)
     if process_count() == 1:
         return 0, len(x)
     group, rank = _group.get(), _rank()
@@ -170,9 +173,23 @@ def draw(
         >>> x = torch.zeros(4, 3)
         >>> noise = draw(torch.randn, x.shape, x.device, torch.Generator().manual_seed(0))
     """
-    if isinstance(shape, int) or not len(shape):
+    if not isinstance(shape, list | tuple) or not shape:
         raise ValueError(
-            f"shape should begin with the size of the part, such as (4, 3), got {shape}"
+            f"shape should begin with the size of the part, such as (4, 3), got {shape!r}"
+        )
+    for size in shape:
+        check_count("shape", size, least=0)
+    if not callable(distribution) or isinstance(distribution, type | nn.Module):
+        raise TypeError(
+            f"distribution should be torch.rand or torch.randn, got {type_name(distribution)}"
+        )
+    if not isinstance(device, torch.device):
+        raise TypeError(
+            f"device should be a torch.device, such as x.device, got {type_name(device)}"
+        )
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(
+            f"dtype should be a torch.dtype such as torch.float32, got {type_name(dtype)}"
         )
     check_generator(generator)
     # With sizes that change the compiler takes no generator, not even None.
@@ -208,6 +225,11 @@ def mean_and_count(x: Tensor, dim: int | None = None) -> tuple[Tensor, Tensor]:
         x: The part of this process.
         dim: The dimension of the batch; all of them if left out.
     """
+    check_tensor("x", x)
+    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int)):
+        raise TypeError(f"dim should be an integer or None, got {dim!r}")
+    if dim is not None and not -max(x.dim(), 1) <= dim < max(x.dim(), 1):
+        raise ValueError(f"dim should be a dimension of x, which has {x.dim()}, got {dim}")
     if process_count() == 1:
         average = x.mean() if dim is None else x.mean(dim)
         return average, average.new_full((), x.numel() / max(average.numel(), 1))

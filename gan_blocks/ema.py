@@ -82,12 +82,9 @@ class EMA(Clocked):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model should be a torch module, got {type(model).__name__}")
-        for name, value in (("half_life", half_life), ("rampup", rampup)):
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and 0 < value < float("inf")) and not (
-                name == "rampup" and value is None
-            ):
-                raise ValueError(f"{name} should be a finite number greater than 0, got {value!r}")
+        _check_positive("half_life", half_life)
+        if rampup is not None:
+            _check_positive("rampup", rampup)
         if batch_size is not None:
             _check_samples("batch_size", batch_size)
         while True:
@@ -181,6 +178,12 @@ class EMA(Clocked):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.samples = int(state)
+
+
+def _check_positive(name: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):
+        raise ValueError(f"{name} should be a finite number greater than 0, got {value!r}")
 
 
 def _check_samples(name: str, value: Any) -> None:

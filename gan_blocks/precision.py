@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay.
@@ -24,8 +26,7 @@ def at_least_float32(x: Tensor) -> Tensor:
         >>> at_least_float32(torch.ones(2, dtype=torch.bfloat16)).dtype
         torch.float32
     """
-    if not x.is_floating_point():
-        raise TypeError(f"floating-point numbers are needed, got {x.dtype}; scale images first")
+    check_tensor("x", x)
     return x.float() if x.dtype.itemsize < 4 else x
 
 
@@ -45,6 +46,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
         ...         print((x @ x).dtype)
         torch.float32
     """
+    check_tensor("x", x, floating=False)
     device = x.device.type
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else nullcontext()

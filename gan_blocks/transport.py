@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gan_blocks._checks import Dimensions, check_tensor
 from gan_blocks.precision import at_least_float32
 
 LARGEST = 250_000
@@ -92,10 +93,7 @@ def wasserstein_critic(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     _, values = _linear_program(x, y)
 
     def critic(z: Tensor) -> Tensor:
-        if z.dim() != 2 or z.shape[1] != x.shape[1]:
-            raise ValueError(
-                f"this critic takes points of {x.shape[1]} dimensions, got shape {tuple(z.shape)}"
-            )
+        _check_points(z, x, ("k", x.shape[1]))
         return (values - _distances(z.double(), x)).max(1).values.to(z.dtype)
 
     return critic
@@ -114,10 +112,7 @@ def _critic_on_a_line(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     rising = torch.cat([(values - x).flip(0).cummax(0).values.flip(0), none])
 
     def critic(z: Tensor) -> Tensor:
-        if z.dim() not in (1, 2) or z.shape[1:] not in ((), (1,)):
-            raise ValueError(
-                f"this critic takes points of one dimension, got shape {tuple(z.shape)}"
-            )
+        _check_points(z, x, ("k",) if isinstance(z, Tensor) and z.dim() == 1 else ("k", 1))
         at = z.double().reshape(-1)
         gap = torch.searchsorted(x, at.detach().contiguous(), right=True)
         return torch.maximum(falling[gap] - at, rising[gap] + at).to(z.dtype)
@@ -125,22 +120,31 @@ def _critic_on_a_line(x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     return critic
 
 
+def _check_points(z: Tensor, x: Tensor, shape: Dimensions) -> None:
+    check_tensor("z", z, shape)
+    if z.device != x.device:
+        raise ValueError(
+            f"z should be on {x.device}, as the points of the critic are, got {z.device}"
+        )
+
+
 def _checked(x: Tensor, y: Tensor) -> Tensor:
     """x, if both sets are points that can be compared."""
     for name, points in (("x", x), ("y", y)):
-        if not isinstance(points, Tensor):
-            raise TypeError(f"{name} should be a tensor of samples, got {type(points).__name__}")
-    if x.dim() not in (1, 2) or x.shape[1:] != y.shape[1:] or not x.numel() or not y.numel():
+        check_tensor(name, points)
+        if points.is_meta:
+            raise ValueError(f"{name} should have values, got a tensor on the meta device")
+    alike = x.dim() == y.dim() and x.shape[1:] == y.shape[1:]
+    if x.dim() not in (1, 2) or not alike or not x.numel() or not y.numel():
         raise ValueError(
             f"x {tuple(x.shape)} and y {tuple(y.shape)} should be points of shape (n,) or (n, d), of "
             "one dimension and none empty; flatten images with flatten(1)"
         )
-    if not x.is_floating_point() or x.dtype != y.dtype:
-        raise ValueError(
-            f"x and y should be of one floating-point dtype, got {x.dtype} and {y.dtype}"
-        )
-    if not (x.isfinite().all() and y.isfinite().all()):
-        raise ValueError("a point has a coordinate that is NaN or infinite")
+    if x.dtype != y.dtype:
+        raise ValueError(f"x and y should be of one dtype, got {x.dtype} and {y.dtype}")
+    for name, points in (("x", x), ("y", y)):
+        if not points.isfinite().all():
+            raise ValueError(f"{name} should be finite; a point has a coordinate that is not")
     return x
 
 

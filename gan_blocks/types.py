@@ -59,6 +59,15 @@ Compares = Literal[
 - `other`: a call of its own, which no general loop can make.
 """
 
+
+class Normalization(nn.Module):
+    """Base of layers that normalize features; their parameters are scales and offsets.
+
+    Constraints leave those alone. Torch's own normalization layers are known without it; derive a layer
+    of your own from it.
+    """
+
+
 Logits = Tensor | list[Tensor]
 """One tensor of realness logits, or a list of one for each sub-discriminator.
 

@@ -115,9 +115,12 @@ def test_show_prints_arguments_limits_and_source():
     assert "arXiv:1704.00028" in printed
     assert "divergence: a divergence, required" in run("show", "FDivergenceLoss").stdout
     printed = run("show", "LeCamRegularizer").stdout
-    assert "batch dependent: the averages of the logits include the batch at hand" in printed
-    assert "side: critic, compares: logits" in printed
-    assert "moves in forward" in run("show", "ConditionalBatchNorm2d").stdout
+    assert (
+        "  depends on the batch: the averages of the logits include the batch at hand\n" in printed
+    )
+    assert "  belongs to the critic's loss, compares logits\n" in printed
+    assert "the loss of either side" in run("show", "OrthogonalRegularizer").stdout
+    assert "  moves in forward, in training mode\n" in run("show", "ConditionalBatchNorm2d").stdout
     assert "output_shape: list of integer above 0" in run("show", "MLPGenerator").stdout
 
 

@@ -91,8 +91,12 @@ def test_what_keeps_the_limits_builds_or_breaks_a_relation(kind, data):
 @few
 @given(st.data())
 def test_sizes_up_to_the_limits_take_no_time(kind, data):
-    result = normalised(data.draw(specs(kind, largest=None)), kind)
-    assert isinstance(result, dict) or is_relation(result), result
+    try:
+        result = normalised(data.draw(specs(kind, largest=None)), kind)
+    except RuntimeError as error:  # torch's own word on a tensor that no memory could hold
+        assert "Storage size calculation overflowed" in str(error)
+    else:
+        assert isinstance(result, dict) or is_relation(result), result
 
 
 @pytest.mark.parametrize("block", ["HingeLoss", "Lazy", "FDivergenceLoss", "NoSuchBlock"])
@@ -206,6 +210,9 @@ def test_schema_of_a_plugin_whose_name_is_no_word_finds_its_blocks():
     @block
     class Same(nn.Module):
         """Gives back its input."""
+
+        def forward(self, x):
+            return x
 
     ours = Registry()
     ours.register(Same, name="a~b 20%#é", kind="layer")

@@ -61,7 +61,8 @@ loss = gan_blocks.build({"block": "FDivergenceLoss", "divergence": {"block": "KL
 assert gan_blocks.build(json.loads(json.dumps(gan_blocks.to_spec(loss)))).divergence.threshold == 1
 import gan_blocks.testing, gan_blocks.cli
 import torch
-print(torch.__version__, float(loss.discriminator(torch.zeros(2), torch.zeros(2))))
+logits = torch.zeros(2, requires_grad=True)
+print(torch.__version__, float(loss.discriminator(logits, logits).detach()))
 """
     printed = run(python, *STRICT, "-c", code, cwd=tmp_path)
     assert printed.startswith(oldest)

@@ -68,6 +68,9 @@ class Scale(nn.Module):
         super().__init__()
         self.factor = factor
 
+    def forward(self, x):
+        return self.factor * x
+
 
 @pytest.fixture
 def mine():
@@ -140,6 +143,9 @@ def test_nobody_takes_the_names_of_a_plugin_that_is_there(mine):
     class Factor(nn.Module):
         """Another's."""
 
+        def forward(self, x):
+            return x
+
     mine.register(Factor, name="older", kind="layer")
     assert mine.find("older/Factor").cls is Factor
     mine.register(Scale, name="older", kind="layer")  # now without it
@@ -164,9 +170,15 @@ def test_schema_gives_no_plugin_the_names_of_another_that_is_there(mine):
     class Factor(nn.Module):
         """Another's, without arguments."""
 
+        def forward(self, x):
+            return x
+
     @block
     class Other(nn.Module):
         """Not called so."""
+
+        def forward(self, x):
+            return x
 
     assert agree(mine, {"block": "older/Factor", "factor": 1})
     mine.register(Factor, name="older", kind="layer")
@@ -179,6 +191,9 @@ def test_former_name_that_two_plugins_claim_is_refused_with_both(mine):
     @block(formerly="older/Factor")
     class Rival(nn.Module):
         """Says so too."""
+
+        def forward(self, x):
+            return x
 
     mine.register(Rival, name="a", kind="layer")
     with pytest.raises(
@@ -224,6 +239,9 @@ def test_former_name_that_another_block_of_the_plugin_has_is_refused(mine):
     class Factor(nn.Module):
         """Of the same plugin."""
 
+        def forward(self, x):
+            return x
+
     with pytest.raises(PluginError, match="two blocks for the name 'two/Factor'"):
         mine.register([Scale, Factor], name="two", kind="layer")
 
@@ -232,6 +250,9 @@ def test_former_names_of_built_in_blocks_cannot_be_claimed(mine):
     @block(formerly="HingeLoss")
     class Other(nn.Module):
         """Another."""
+
+        def forward(self, x):
+            return x
 
     mine.register(Other, name="claims", kind="layer")
     with pytest.raises(UnknownBlockError):

@@ -143,8 +143,8 @@ def test_schedules_that_end_before_a_tenth_of_the_run_are_named_at_its_start(
     assert status == 0
     assert message == (
         "These schedules end before a tenth of the run: discriminator (GaussianNoise) after 2 of 24 "
-        "steps of the discriminator; penalties.0 (CosineSchedule) after 2 of 24 steps of the discriminator; "
-        "generator_optimizer.lr (LinearSchedule) after 1 of 12 steps of training.\n"
+        "steps of the discriminator; penalties.0 (CosineSchedule) after 2 of 24 steps of the "
+        "discriminator; generator_optimizer.lr (LinearSchedule) after 1 of 12 steps of training.\n"
     )
 
 

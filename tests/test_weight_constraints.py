@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations
 
 import gan_blocks as gb
 from gan_blocks import MLPDiscriminator, Orthogonal, SpectralNorm, WeightClipper
+from gan_blocks.types import Normalization
 
 F64 = torch.float64
 
@@ -34,13 +35,13 @@ def test_clipping_bounds_every_weight_and_keeps_what_is_inside():
     assert all(p.requires_grad and p.grad_fn is None for p in critic.parameters())
 
 
-class ActNorm(nn.Module):
+class ActNorm(Normalization):
     def __init__(self):
         super().__init__()
         self.log_scale = nn.Parameter(torch.ones(4))
 
 
-class EmbeddedNorm2d(nn.Module):
+class EmbeddedNorm2d(Normalization):
     def __init__(self):
         super().__init__()
         self.norm = nn.BatchNorm2d(4, affine=False)
@@ -80,6 +81,15 @@ class SNConv2d(nn.Conv2d):
     eps = 1e-12
 
 
+class LinearNorm(nn.Module):
+    """Named like a norm: Tacotron's linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear_layer = nn.Linear(4, 4)
+        self.scale = nn.Parameter(torch.ones(4, 4))
+
+
 class MyNorm1d(nn.Linear):
     pass
 
@@ -117,6 +127,7 @@ class PreNorm(nn.Module):
         gb.MinibatchDiscrimination(3),
         SNConv2d(2, 2, 3),
         MyNorm1d(4, 4),
+        LinearNorm(),
         SpectralNormed(),
         WeightNorm(),
         OldSpectralNorm(),

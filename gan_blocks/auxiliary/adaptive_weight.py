@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor
 from gan_blocks.distributed import all_reduce, process_count
 from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
@@ -66,19 +67,23 @@ class AdaptiveWeight(nn.Module):
         self, reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: Tensor
     ) -> Tensor:
         """The weight, without gradient; the graphs of both losses stay for the backward pass."""
-        if not isinstance(last_layer, Tensor):
+        if isinstance(last_layer, nn.Module):
             raise TypeError(
-                f"last_layer should be the weight of the last layer, got {type(last_layer).__name__}; "
-                "pass layer.weight"
+                f"last_layer should be a tensor, the weight of the last layer, got "
+                f"{type(last_layer).__name__}: pass layer.weight"
             )
+        check_tensor("last_layer", last_layer)
         reconstruction = _norm_by("reconstruction_loss", reconstruction_loss, last_layer)
         adversarial = _norm_by("adversarial_loss", adversarial_loss, last_layer)
         return self.weight * (reconstruction / (adversarial + self.eps)).clamp(max=self.maximum)
 
 
 def _norm_by(name: str, loss: Tensor, weights: Tensor) -> Tensor:
-    if loss.dim() != 0:
-        raise ValueError(f"{name} should be a scalar, got shape {tuple(loss.shape)}")
+    check_tensor(name, loss, ())
+    if loss.is_meta != weights.is_meta:
+        raise ValueError(
+            f"{name} should have a value where last_layer has, got one on {loss.device}"
+        )
     gradient = None
     if loss.requires_grad and weights.requires_grad:
         (gradient,) = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)

@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor
 from gan_blocks.distributed import mean
 from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
@@ -66,17 +67,16 @@ class FeatureMatchingLoss(nn.Module):
     def forward(self, real_features: Tensor, fake_features: Tensor) -> Tensor:
         """The distance between the batch means; its gradient goes to the generated side only."""
         for name, features in (("real_features", real_features), ("fake_features", fake_features)):
-            if not features.is_floating_point():
-                raise TypeError(f"{name} should be floating point, got {features.dtype}")
-            if features.dim() < 2 or features.numel() == 0:
-                raise ValueError(
-                    f"{name} should be a batch of features (N, ...), none of it empty, "
-                    f"got {tuple(features.shape)}"
-                )
+            check_tensor(name, features, ("N", "C", ...), empty=False)
+        if real_features.device != fake_features.device:
+            raise ValueError(
+                f"real_features and fake_features should be on one device, got "
+                f"{real_features.device} and {fake_features.device}"
+            )
         if real_features.shape[1:] != fake_features.shape[1:]:
             raise ValueError(
                 f"real_features {tuple(real_features.shape)} and fake_features "
-                f"{tuple(fake_features.shape)} differ in more than the batch size"
+                f"{tuple(fake_features.shape)} should differ in the batch size alone"
             )
         real_mean = mean(at_least_float32(real_features).detach(), 0)
         difference = real_mean - mean(at_least_float32(fake_features), 0)

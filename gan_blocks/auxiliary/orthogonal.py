@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from gan_blocks._checks import check_module
 from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeFloat
@@ -60,18 +61,19 @@ class OrthogonalRegularizer(nn.Module):
 
     def forward(self, module: nn.Module) -> Tensor:
         """The sum over the module's weights, weight included."""
+        check_module("module", module, of=self)
         terms = [self._of_one(w) for w in _matrices(module)]
         if not terms:
             raise ValueError(
-                f"this {type(module).__name__} has no weight of two dimensions at least that requires "
-                "a gradient"
+                "module should have a weight of two dimensions at least that requires a gradient; this "
+                f"{type(module).__name__} has none"
             )
         return self.weight * torch.stack(terms).sum()
 
     def _of_one(self, w: Tensor) -> Tensor:
         products = w @ w.T
-        itself = torch.eye(len(w), dtype=w.dtype, device=w.device)
-        away = products - itself if self.unit_norm else products * (1 - itself)
+        itself = torch.eye(len(w), dtype=torch.bool, device=w.device)
+        away = products - itself.to(w) if self.unit_norm else products.masked_fill(itself, 0)
         return away.square().sum()
 
 
@@ -85,6 +87,10 @@ def _matrices(module: nn.Module) -> list[Tensor]:
         for name in (*layer._parameters, *computed):
             weight = getattr(layer, name)
             if isinstance(weight, Tensor) and weight.dim() > 1 and weight.requires_grad:
+                if weight.is_complex():
+                    raise TypeError(
+                        f"module should have real weights, got {weight.dtype} in {name}"
+                    )
                 found[id(weight)] = at_least_float32(_rows(layer, weight))
     return list(found.values())
 

@@ -59,6 +59,8 @@ def show(
     for argument, limits in arguments(entry).items():
         out.print(f"  {argument}: {limits}")
     out.print(f"\n  promises: {', '.join(promises(entry)) or 'nothing'}")
+    for line in declarations(entry):
+        out.print(f"  {line}")
     if entry.former_names:
         out.print(f"  formerly: {', '.join(entry.former_names)}")
     for old, new in entry.blueprint.renamed.items():
@@ -109,12 +111,22 @@ def _in_words(field: dict[str, Any]) -> str:
 
 
 def promises(entry: Entry) -> list[str]:
-    """What the block declares, in words."""
+    """What the block promises, in words."""
     record = entry.blueprint.capabilities.as_dict()
-    words = [name.replace("_", " ") for name, value in record.items() if value is True]
-    for name in ("batch_dependent", "side", "compares"):
-        words += [f"{name.replace('_', ' ')}: {record[name]}"] if record[name] else []
-    return [*words, *record["dtypes"]]
+    names = ("double_backward", "compile", "autocast", "distributed")
+    return [*(name.replace("_", " ") for name in names if record[name]), *record["dtypes"]]
+
+
+def declarations(entry: Entry) -> list[str]:
+    """What else it declares, one line each."""
+    claims = entry.blueprint.capabilities
+    lines = [f"depends on the batch: {claims.batch_dependent}"] if claims.batch_dependent else []
+    if claims.moves_in_forward:
+        lines.append("moves in forward, in training mode")
+    if claims.side:
+        side = "the loss of either side" if claims.side == "both" else f"the {claims.side}'s loss"
+        lines.append(f"belongs to {side}, compares {claims.compares}")
+    return lines
 
 
 def formulas(entry: Entry) -> list[str]:

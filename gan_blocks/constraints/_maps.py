@@ -1,7 +1,5 @@
 """The layers whose weights are matrices."""
 
-import re
-from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -10,8 +8,16 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm as OldWeightNorm
 
-_NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_NAMED_SO = re.compile(r"(?<!Spectral)(?<!Weight)Norm(\dd)?$")
+from gan_blocks._checks import check_module
+from gan_blocks.types import Normalization
+
+_NORMALIZATIONS = (
+    Normalization,
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
 
 
 def is_convolution(layer: nn.Module) -> bool:
@@ -24,12 +30,9 @@ def is_transposed(layer: nn.Module) -> bool:
     return isinstance(layer, _ConvTransposeNd)
 
 
-@lru_cache
-def is_normalisation(cls: type[nn.Module]) -> bool:
-    """Whether the parameters of this class are scales and offsets of normalised features."""
-    if issubclass(cls, nn.Linear | _ConvNd):
-        return False
-    return issubclass(cls, _NORMALISATION) or bool(_NAMED_SO.search(cls.__name__))
+def is_normalization(layer: nn.Module) -> bool:
+    """Whether its parameters are scales and offsets of normalized features, as its class says."""
+    return isinstance(layer, _NORMALIZATIONS)
 
 
 def hooked_weights(layer: nn.Module) -> list[str]:
@@ -44,6 +47,7 @@ def linear_maps(constraint: str, module: nn.Module, *others: type[nn.Module]) ->
     What else has a parameter of two or more dimensions named as a weight is refused, normalisation
     layers and embeddings excepted.
     """
+    check_module("module", module)
     classes = (nn.Linear, _ConvNd, *others)
     names = ", ".join(["linear layers", "convolutions", *(f"{c.__name__}s" for c in others)])
     found: dict[str, Any] = {}
@@ -51,8 +55,10 @@ def linear_maps(constraint: str, module: nn.Module, *others: type[nn.Module]) ->
     for name, layer in module.named_modules():
         if isinstance(layer, classes):
             _check_that_it_is_a_parameter(constraint, name or type(layer).__name__, layer)
+            if complex_ones := [p.dtype for p in layer.parameters() if p.is_complex()]:
+                raise TypeError(f"module should have real weights, got {complex_ones[0]} in {name}")
             found[name] = layer
-        elif not isinstance(layer, nn.Embedding) and not is_normalisation(type(layer)):
+        elif not isinstance(layer, nn.Embedding) and not is_normalization(layer):
             unknown += [
                 f"{name}.{key} of {type(layer).__name__}".lstrip(".")
                 for key, parameter in layer._parameters.items()
@@ -65,7 +71,9 @@ def linear_maps(constraint: str, module: nn.Module, *others: type[nn.Module]) ->
             "weights first"
         )
     if not found:
-        raise ValueError(f"this {type(module).__name__} has no layer to constrain; {names} are")
+        raise ValueError(
+            f"module should have a layer to constrain, of {names}; this {type(module).__name__} has none"
+        )
     return found
 
 

@@ -87,4 +87,4 @@ def _check(name: str, layer: nn.Module) -> None:
         )
     weight: Tensor = layer.weight  # type: ignore[assignment]
     if not weight.is_meta and not bool(weight.isfinite().all()):
-        raise ValueError(f"the weight of {name} is not finite, so no orthogonal matrix is near it")
+        raise ValueError(f"Orthogonal: the weight of {name} should be finite")

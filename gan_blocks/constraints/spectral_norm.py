@@ -151,11 +151,11 @@ def _check(name: str, layer: Any) -> None:
     if weight.is_meta:
         return
     if not bool(weight.isfinite().all()):
-        raise ValueError(f"the weight of {name} is not finite and has no norm")
+        raise ValueError(f"SpectralNorm: the weight of {name} should be finite")
     if not bool((weight != 0).any()):
         raise ValueError(
-            f"the weight of {name} is all zeros and has no direction to keep; draw it before "
-            "SpectralNorm"
+            f"SpectralNorm: the weight of {name} should have a direction, but it is all zeros; draw it "
+            "first"
         )
 
 

@@ -11,7 +11,8 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from gan_blocks.constraints._maps import hooked_weights, is_normalisation
+from gan_blocks._checks import check_module
+from gan_blocks.constraints._maps import hooked_weights, is_normalization
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveFloat
 
@@ -30,9 +31,10 @@ class WeightClipper:
     perceptron clipped this way has a bound that depends on $c$ and its widths only;
     [`lipschitz_bound`][gan_blocks.lipschitz_bound] gives a number.
 
-    Scales and offsets of normalisation layers are left alone: clipped to 0.01 they would switch the
-    layer off. Such layers are torch's and those whose class has a name that ends in `Norm`, `Norm1d`
-    and so on, with the embeddings right inside them, which hold scales of classes. Parameters that need
+    Scales and offsets of normalization layers are left alone: clipped to 0.01 they would switch the
+    layer off. Such layers are those of torch and of this library, and classes derived from them or from
+    `gan_blocks.types.Normalization`, with the embeddings right inside them, which hold scales of classes.
+    Any other layer is clipped, whatever its name; name yours in `exclude`. Parameters that need
     no gradient are clipped as any others, since a critic is often frozen while the generator learns;
     name pretrained parts in `exclude`.
 
@@ -95,12 +97,13 @@ class WeightClipper:
             _clip([parameter for parameter in parameters if parameter.dtype == dtype], bound)
 
     def _selected(self, module: nn.Module) -> list[Tensor]:
+        check_module("module", module)
         found: dict[str, Tensor] = {}
         left_alone: set[str] = set()
         computed: set[str] = set()
         todo: list[tuple[str, nn.Module, bool]] = [("", module, False)]
         for prefix, part, of_a_norm in todo:  # which grows
-            is_norm = is_normalisation(type(part))
+            is_norm = is_normalization(part)
             sources = tuple(f"{name}_" for name in hooked_weights(part))
             for name, parameter in part._parameters.items():
                 if parameter is not None:
@@ -133,6 +136,11 @@ class WeightClipper:
                 "parametrisation or hook computes a weight that need not stay within the bound; remove "
                 "it, or name these in exclude"
             )
+        for name, parameter in chosen.items():
+            if parameter.is_complex():
+                raise TypeError(
+                    f"module should have real parameters, got {parameter.dtype} in {name}"
+                )
         return list(chosen.values())
 
     def __getstate__(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class AlphaDivergence(FDivergence):
 
     def f(self, u: Tensor) -> Tensor:
         a = self.alpha
-        there = u > 0
+        there = ~(u <= 0)  # NaN stays NaN
         log_u = torch.where(there, u, 1).log()
         # Two forms of one formula, each exact near its limit, KL or reverse KL.
         if a > 0.5:
@@ -83,7 +83,7 @@ class AlphaDivergence(FDivergence):
     def conjugate(self, t: Tensor) -> Tensor:
         a = self.alpha
         x = (a - 1) * t
-        positive = x > -1
+        positive = ~(x <= -1)
         log_base = torch.log1p(torch.where(positive, x, 0))
         value = torch.expm1(a / (a - 1) * log_base) / a
         # At base 0 the maximiser u is 0 for alpha > 1, and infinite for alpha < 1.

@@ -1,6 +1,7 @@
 """What every f-divergence offers: closed forms where a class gives them, else computed from f."""
 
 import functools
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,7 +11,46 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from gan_blocks._checks import check_tensor, type_name
 from gan_blocks._math import f_divergence
+
+
+def _check_values(name: str, x: Any) -> None:
+    check_tensor(name, x, empty=False)
+
+
+def _check_gaussian(name: str, p: Any) -> None:
+    if not isinstance(p, Normal):
+        raise TypeError(f"{name} should be a torch.distributions.Normal, got {type_name(p)}")
+
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "f": check_tensor,
+    "derivative": check_tensor,
+    "conjugate": check_tensor,
+    "activation": check_tensor,
+    "conjugate_of_activation": check_tensor,
+    "optimal_critic": check_tensor,
+    "bound": _check_values,
+    "between_gaussians": _check_gaussian,
+}
+"""What the arguments of a method have to be, whichever class gives its formula."""
+
+
+def _checked(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The method, with a look at its arguments first."""
+    names = list(inspect.signature(method).parameters)[1:]
+    check = _CHECKS[method.__name__]
+
+    @functools.wraps(method)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+        for name, x in zip(names, args, strict=False):
+            check(name, x)
+        for name in kwargs.keys() & names:
+            check(name, kwargs[name])
+        return method(self, *args, **kwargs)
+
+    return checked
 
 
 class FDivergence(ABC):
@@ -68,6 +108,8 @@ class FDivergence(ABC):
                 self._complete()
 
         cls.__init__ = __init__
+        for name in _CHECKS.keys() & vars(cls).keys():
+            setattr(cls, name, _checked(vars(cls)[name]))
 
     def _complete(self) -> None:
         """Refuses what is no f-divergence, and fills in what a class does not give."""
@@ -83,10 +125,12 @@ class FDivergence(ABC):
     def f(self, u: Tensor) -> Tensor:
         """The generator function at density ratios $u = p/q$ of at least 0."""
 
+    @_checked
     def derivative(self, u: Tensor) -> Tensor:
         """$f'(u)$, which is the optimal $T$ at density ratio $u$."""
         return derivative_of(self.f, u)
 
+    @_checked
     def conjugate(self, t: Tensor) -> Tensor:
         r"""$f^*(t) = \sup_u\, ut - f(u)$; infinity outside its domain."""
         x = t.double()
@@ -106,10 +150,12 @@ class FDivergence(ABC):
         value = torch.where(inside, value, math.inf)
         return torch.where(x.isnan(), x, value).to(t.dtype)
 
+    @_checked
     def activation(self, v: Tensor) -> Tensor:
         """$g(v)$: takes any critic value into the domain of $f^*$, increasing."""
         return derivative_of(self.f, _ratio(v)).to(v.dtype)
 
+    @_checked
     def conjugate_of_activation(self, v: Tensor) -> Tensor:
         """$f^*(g(v))$ in one stable form; never the two called in turn."""
         if type(self).activation is not FDivergence.activation:
@@ -117,10 +163,12 @@ class FDivergence(ABC):
         u = _ratio(v)
         return (u * derivative_of(self.f, u) - self.f(u)).to(v.dtype)
 
+    @_checked
     def bound(self, real: Tensor, fake: Tensor) -> Tensor:
         r"""$\mathbb{E}\,g(v) - \mathbb{E}\,f^*(g(v))$ of values on real and on generated samples."""
         return self.activation(real).mean() - self.conjugate_of_activation(fake).mean()
 
+    @_checked
     def optimal_critic(self, log_ratio: Tensor) -> Tensor:
         r"""The critic value at which the bound is tight, $g(v) = f'(p/q)$.
 

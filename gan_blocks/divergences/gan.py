@@ -48,7 +48,7 @@ class GANDivergence(FDivergence):
         return -torch.log1p(1 / u)
 
     def conjugate(self, t: Tensor) -> Tensor:
-        inside = t < 0
+        inside = ~(t >= 0)  # NaN stays NaN
         return torch.where(inside, -torch.log(-torch.expm1(torch.where(inside, t, -1))), math.inf)
 
     def activation(self, v: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class JensenShannon(FDivergence):
         return torch.where(small, far, torch.log1p(torch.where(small, 0, (u - 1) / (u + 1))))
 
     def conjugate(self, t: Tensor) -> Tensor:
-        inside = t < math.log(2)
+        inside = ~(t >= math.log(2))  # NaN stays NaN
         return torch.where(inside, -torch.log1p(-torch.expm1(torch.where(inside, t, 0))), math.inf)
 
     def activation(self, v: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class NeymanChi2(FDivergence):
         return 1 - u.square().reciprocal()
 
     def conjugate(self, t: Tensor) -> Tensor:
-        inside = t <= 1
+        inside = ~(t > 1)  # NaN stays NaN
         return torch.where(inside, 2 - 2 * torch.where(inside, 1 - t, 1).sqrt(), math.inf)
 
     def activation(self, v: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class ReverseKL(FDivergence):
         return -1 / u
 
     def conjugate(self, t: Tensor) -> Tensor:
-        inside = t < 0
+        inside = ~(t >= 0)  # NaN stays NaN
         return torch.where(inside, -1 - torch.where(inside, -t, 1).log(), math.inf)
 
     def activation(self, v: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class SquaredHellinger(FDivergence):
 
     def conjugate(self, t: Tensor) -> Tensor:
         t = t.clamp(min=torch.finfo(t.dtype).min)  # -inf / inf would be NaN
-        inside = t < 1
+        inside = ~(t >= 1)  # NaN stays NaN
         return torch.where(inside, t / torch.where(inside, 1 - t, 1), math.inf)
 
     def activation(self, v: Tensor) -> Tensor:

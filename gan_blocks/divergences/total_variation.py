@@ -43,10 +43,11 @@ class TotalVariation(FDivergence):
         return (u - 1).abs() / 2
 
     def derivative(self, u: Tensor) -> Tensor:
-        return (u - 1).sign() / 2
+        at_one = (u - 1) * 0  # or NaN, whose sign is 0 in torch
+        return torch.where(u > 1, 0.5, torch.where(u < 1, -0.5, at_one))
 
     def conjugate(self, t: Tensor) -> Tensor:
-        return torch.where(t <= 0.5, t.clamp(min=-0.5), math.inf)
+        return torch.where(t > 0.5, math.inf, t.clamp(min=-0.5))
 
     def activation(self, v: Tensor) -> Tensor:
         return v.tanh() / 2

@@ -68,7 +68,7 @@ class WeightedJensenShannon(FDivergence):
         return torch.where(small, ((1 - self.pi) + self.pi * torch.where(small, u, 1)).log(), near)
 
     def conjugate(self, t: Tensor) -> Tensor:
-        inside = t < self.slope_at_infinity
+        inside = ~(t >= self.slope_at_infinity)  # NaN stays NaN
         rest = -torch.expm1(torch.where(inside, t, 0) / self.pi + math.log(self.pi))
         return torch.where(inside, (1 - self.pi) * (math.log1p(-self.pi) - rest.log()), math.inf)
 

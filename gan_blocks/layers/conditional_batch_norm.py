@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor, explains_failures
 from gan_blocks.labels import checked_labels
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.spec import block
-from gan_blocks.types import PositiveFloat, PositiveInt, Probability
+from gan_blocks.types import Normalization, PositiveFloat, PositiveInt, Probability
 
 
 @block(
@@ -18,7 +19,7 @@ from gan_blocks.types import PositiveFloat, PositiveInt, Probability
     batch_dependent="batch norm normalizes by the mean and variance of the batch",
     moves_in_forward=True,
 )
-class ConditionalBatchNorm2d(nn.Module):
+class ConditionalBatchNorm2d(Normalization):
     r"""Batch normalisation whose scale and offset are learned for each class.
 
     With mean $\mu$ and biased variance $\sigma^2$ of each channel over the batch and all positions,
@@ -77,13 +78,10 @@ class ConditionalBatchNorm2d(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(num_classes, num_features, device=device, dtype=dtype))
 
+    @explains_failures
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """The normalised map, scaled and shifted as the labels say."""
-        if x.dim() != 4 or x.shape[1] != self.num_features:
-            raise ValueError(
-                f"ConditionalBatchNorm2d takes maps of shape (N, {self.num_features}, H, W), "
-                f"got {tuple(x.shape)}"
-            )
-        labels = checked_labels(labels, len(x))
+        check_tensor("x", x, ("N", self.num_features, "H", "W"), of=self)
+        labels = checked_labels(labels, len(x), x.device)
         scale, offset = F.embedding(labels, self.weight), F.embedding(labels, self.bias)
         return self.norm(x) * scale[:, :, None, None] + offset[:, :, None, None]

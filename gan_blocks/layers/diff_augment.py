@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor
 from gan_blocks.distributed import draw
 from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
@@ -71,19 +72,20 @@ class DiffAugment(nn.Module):
 
         They hold for images of any size; `generator` draws them, torch's own if left out.
         """
+        check_tensor("x", x, ("N", ...), of=self)
         return draw(torch.rand, (len(x), 7), x.device, generator)
 
     def forward(
         self, x: Tensor, draw: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """The augmented images, by a draw of their own or the given one."""
-        if x.dim() != 4:
-            raise ValueError(
-                f"DiffAugment takes images of shape (N, C, H, W), got {tuple(x.shape)}"
-            )
+        check_tensor("x", x, ("N", "C", "H", "W"), of=self)
         u = self.draw(x, generator=generator) if draw is None else draw
-        if u.shape != (len(x), 7):
-            raise ValueError(f"the draw should have shape ({len(x)}, 7), got {tuple(u.shape)}")
+        check_tensor("draw", u, (len(x), 7), of=self)
+        if u.device != x.device:
+            raise ValueError(
+                f"DiffAugment: draw should be on {x.device}, where x is, got {u.device}"
+            )
         y, u = at_least_float32(x), u.to(at_least_float32(x).dtype)
         for name in self.policy:
             match name:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor, explains_failures
 from gan_blocks.lipschitz import convolution_norm, finite, lipschitz_rule, matrix_norm
 from gan_blocks.spec import block
 from gan_blocks.types import NonNegativeInt, PositiveFloat, PositiveInt
@@ -67,8 +68,10 @@ class EqualizedLinear(nn.Module):
         self.scale = gain * lr_multiplier / math.sqrt(in_features)
         nn.init.normal_(self.weight, std=1 / lr_multiplier)
 
+    @explains_failures
     def forward(self, x: Tensor) -> Tensor:
         """The linear map."""
+        check_tensor("x", x, (..., self.weight.shape[1]), of=self)
         bias = None if self.bias is None else self.bias * self.lr_multiplier
         return F.linear(x, self.weight * self.scale, bias)
 
@@ -132,8 +135,11 @@ class EqualizedConv2d(nn.Module):
         self.scale = gain * lr_multiplier / math.sqrt(in_channels * kernel_size**2)
         nn.init.normal_(self.weight, std=1 / lr_multiplier)
 
+    @explains_failures
     def forward(self, x: Tensor) -> Tensor:
         """The convolution."""
+        side = max(self.weight.shape[2] - 2 * self.padding, 1)
+        check_tensor("x", x, ("N", self.weight.shape[1], "H", "W"), of=self, smallest=side)
         bias = None if self.bias is None else self.bias * self.lr_multiplier
         return F.conv2d(x, self.weight * self.scale, bias, self.stride, self.padding)
 

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor, explains_failures
 from gan_blocks.distributed import all_gather, local, place_in_batch
 from gan_blocks.layers._similarity import similarity_sums
 from gan_blocks.precision import at_least_float32
@@ -96,6 +97,7 @@ class MinibatchDiscrimination(nn.Module):
         if self.bias is not None:
             nn.init.constant_(self.bias, -1.0)
 
+    @explains_failures
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         r"""Fit the scales to a batch of features, as the authors' code does before training.
@@ -108,23 +110,25 @@ class MinibatchDiscrimination(nn.Module):
         Args:
             x: Features of a batch, two at least and not in pairs of equal ones.
         """
+        check_tensor("x", x, ("N", self.in_features), of=self)
         x = all_gather(x)
         if len(x) < 2:
-            raise ValueError(f"initialize() needs a batch of two samples at least, got {len(x)}")
+            raise ValueError(f"x should have two samples at least, got {len(x)}")
         distance = torch.stack([torch.cdist(m, m, p=1) for m in self._projections(x).unbind(1)])
         itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
         nearest = distance.masked_fill(itself, math.inf).amin(2).mean(1)
         if not bool((nearest.isfinite() & (nearest > 0)).all()):
             raise ValueError(
-                "in some kernel each sample has an equal one, or features are not finite; initialize() "
-                "needs different samples"
+                "x should hold different samples of finite features; in some kernel each sample has an "
+                "equal one"
             )
-        self.log_scale -= (nearest / 2).log()[:, None]
+        self.log_scale.sub_((nearest / 2).log()[:, None])
         if self.bias is not None:
             self.bias.zero_()
             with local():
-                self.bias -= self(x)[:, self.in_features :].mean(0)
+                self.bias.sub_(self(x)[:, self.in_features :].mean(0))
 
+    @explains_failures
     def forward(self, x: Tensor) -> Tensor:
         """The features with the similarities behind them."""
         projections = self._projections(x)
@@ -137,11 +141,7 @@ class MinibatchDiscrimination(nn.Module):
 
     def _projections(self, x: Tensor) -> Tensor:
         """M, of shape (N, B, C)."""
-        if x.dim() != 2 or x.shape[1] != self.in_features:
-            raise ValueError(
-                f"MinibatchDiscrimination takes features of shape (N, {self.in_features}), "
-                f"got {tuple(x.shape)}; flatten images first"
-            )
+        check_tensor("x", x, ("N", self.in_features), of=self)
         norm = torch.linalg.vector_norm(self.theta, dim=0)
         # A column of zeros, as pruning leaves it, stays one.
         weight = self.theta * (self.log_scale.exp() / torch.where(norm > 0, norm, 1))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor
 from gan_blocks.distributed import all_reduce, place_in_batch
 from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
@@ -69,10 +70,11 @@ class MinibatchStdDev(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The features with the statistic behind them."""
-        start, total = place_in_batch(x) if x.dim() else (0, 0)
-        if x.dim() < 2 or x.shape[1] % self.num_channels or not total or 0 in x.shape[1:]:
+        check_tensor("x", x, ("N", "C", ...), of=self)
+        start, total = place_in_batch(x)
+        if x.shape[1] % self.num_channels or not total or 0 in x.shape[1:]:
             raise ValueError(
-                f"MinibatchStdDev takes samples of shape (N, C, ...), none empty, with C a multiple of "
+                f"MinibatchStdDev: x should have shape (N, C, ...), not empty, with C a multiple of "
                 f"{self.num_channels}, got {tuple(x.shape)}"
             )
         groups = 1 if self.group_size is None else -(-total // self.group_size)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor
 from gan_blocks.lipschitz import lipschitz_rule
 from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
@@ -44,8 +45,7 @@ class PixelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised features."""
-        if x.dim() < 2:
-            raise ValueError(f"PixelNorm takes samples of shape (N, C, ...), got {tuple(x.shape)}")
+        check_tensor("x", x, ("N", "C", ...), of=self)
         y = at_least_float32(x)
         return (y * torch.rsqrt(y.square().mean(1, keepdim=True) + self.eps)).to(x.dtype)
 

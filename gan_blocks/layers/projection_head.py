@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor, explains_failures
 from gan_blocks.labels import checked_labels
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveInt
@@ -57,12 +58,9 @@ class ProjectionHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
         nn.init.xavier_uniform_(self.classes.weight)
 
+    @explains_failures
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Logits."""
-        if features.dim() != 2 or features.shape[1] != self.in_features:
-            raise ValueError(
-                f"ProjectionHead takes features of shape (N, {self.in_features}), "
-                f"got {tuple(features.shape)}"
-            )
-        vectors = self.classes(checked_labels(labels, len(features)))
+        check_tensor("features", features, ("N", self.in_features), of=self)
+        vectors = self.classes(checked_labels(labels, len(features), features.device))
         return self.linear(features).squeeze(1) + (vectors * features).sum(1)

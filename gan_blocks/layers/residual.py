@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor, explains_failures
 from gan_blocks.labels import labels_for
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.conditional_batch_norm import ConditionalBatchNorm2d
@@ -84,10 +85,11 @@ class ResidualUp2d(nn.Module):
             return ConditionalBatchNorm2d(channels, self.num_classes, **options)
         return BatchNorm2d(channels, **options)
 
+    @explains_failures
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The doubled map."""
-        _check_map(self, x, smallest=1)
-        given = labels_for(self, labels, len(x))
+        check_tensor("x", x, ("N", self.in_channels, "H", "W"), of=self, smallest=1)
+        given = labels_for(self, labels, len(x), x.device)
         y = self.norm1(x, *given).relu()
         y = self.conv1(F.interpolate(y, scale_factor=2))
         y = self.conv2(self.norm2(y, *given).relu())
@@ -150,23 +152,17 @@ class ResidualDown2d(nn.Module):
             _convolution(in_channels, out_channels, 1, 1.0, options) if needed else nn.Identity()
         )
 
+    @explains_failures
     def forward(self, x: Tensor) -> Tensor:
         """The map, halved or not."""
-        _check_map(self, x, smallest=2 if self.downsample else 1)
+        smallest = 2 if self.downsample else 1
+        check_tensor("x", x, ("N", self.in_channels, "H", "W"), of=self, smallest=smallest)
         y = self.conv1(x if self.first else x.relu())
         y = self.conv2(y.relu())
         if self.downsample:
             # The mean and a 1x1 convolution may change places; this order is cheaper.
             return F.avg_pool2d(y, 2) + self.shortcut(F.avg_pool2d(x, 2))
         return y + self.shortcut(x)
-
-
-def _check_map(block: Any, x: Tensor, smallest: int) -> None:
-    if x.dim() != 4 or x.shape[1] != block.in_channels or min(x.shape[2:]) < smallest:
-        raise ValueError(
-            f"{type(block).__name__} takes maps of shape (N, {block.in_channels}, H, W), H and W at "
-            f"least {smallest}, got {tuple(x.shape)}"
-        )
 
 
 @lipschitz_rule(ResidualUp2d)

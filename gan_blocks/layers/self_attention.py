@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor, explains_failures
 from gan_blocks.precision import at_least_float32, without_autocast
 from gan_blocks.spec import block
 from gan_blocks.types import PositiveInt
@@ -78,23 +79,25 @@ class SelfAttention2d(nn.Module):
         self.v = convolution(value_channels, in_channels)
         self.gamma = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
 
+    @explains_failures
     def shares(self, x: Tensor) -> Tensor:
         r"""$\beta$: how much each position takes from each other, `(N, HW, positions)`."""
+        self._check(x)
         g, f = self.g(x).flatten(2), self._halved(self.f(x)).flatten(2)
         with without_autocast(x):  # products of half precision may leave its range
             return (at_least_float32(g).mT @ at_least_float32(f)).softmax(2)
 
+    @explains_failures
     def forward(self, x: Tensor) -> Tensor:
         """The map with what the positions took from each other."""
-        smallest = 2 if self.pool else 1
-        if x.dim() != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < smallest:
-            raise ValueError(
-                f"SelfAttention2d takes maps of shape (N, {self.in_channels}, H, W), H and W at least "
-                f"{smallest}, got {tuple(x.shape)}"
-            )
+        self._check(x)
         h = self._halved(self.h(x)).flatten(2)
         o = h @ self.shares(x).to(h.dtype).mT
         return x + self.gamma * self.v(o.unflatten(2, x.shape[2:]))
+
+    def _check(self, x: Tensor) -> None:
+        smallest = 2 if self.pool else 1
+        check_tensor("x", x, ("N", self.in_channels, "H", "W"), of=self, smallest=smallest)
 
     def _halved(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, 2) if self.pool else x

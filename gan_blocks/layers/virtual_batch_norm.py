@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from gan_blocks.distributed import local, process_count
 from gan_blocks.precision import WideBuffers, at_least_float32
 from gan_blocks.spec import block
-from gan_blocks.types import PositiveFloat, PositiveInt
+from gan_blocks.types import Normalization, PositiveFloat, PositiveInt
 
 
 class _Statistics(NamedTuple):
@@ -71,7 +71,7 @@ def _tasks(
     distributed=True,
     dtypes=("bfloat16", "float32", "float64"),
 )
-class VirtualBatchNorm(WideBuffers):
+class VirtualBatchNorm(WideBuffers, Normalization):
     r"""Normalises each sample by the statistics of a fixed reference batch united with itself.
 
     With a reference batch of $n$ samples and $c = 1/(n+1)$, the sample $x$ is normalised per channel by

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torchs
 from torch.nn.utils.parametrize import ParametrizationList
 
+from gan_blocks._checks import check_count, check_module, type_name
+
 Rule = Callable[[Any, tuple[int, ...]], float]
 
 _rules: dict[type, Rule] = {}
@@ -47,6 +49,10 @@ def lipschitz_rule(*classes: type[nn.Module]) -> Callable[[Rule], Rule]:
         >>> lipschitz_bound(nn.Sequential(Half(), nn.Tanh(), Half()), (3,))
         0.25
     """
+
+    for cls in classes:
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            raise TypeError(f"classes should be classes of modules, got {cls!r}")
 
     def add(rule: Rule) -> Rule:
         for cls in classes:
@@ -101,6 +107,14 @@ def lipschitz_bound(module: nn.Module, input_shape: tuple[int, ...]) -> float:
         arXiv:1804.04368, section 3; convolutions on a torus: Sedghi, Gupta and Long, "The Singular
         Values of Convolutional Layers", 2019, arXiv:1805.10408, section 2.
     """
+    check_module("module", module)
+    if not isinstance(input_shape, list | tuple):
+        raise TypeError(
+            f"input_shape should be the shape of one sample, such as (3, 32, 32), got "
+            f"{type_name(input_shape)}"
+        )
+    for size in input_shape:
+        check_count("input_shape", size)
     return _bound_and_output(module, tuple(input_shape))[0]
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from annotated_types import MinLen
 from torch import Tensor
 
+from gan_blocks._checks import check_tensor
 from gan_blocks.types import PositiveInt
 
 Widths = Annotated[tuple[PositiveInt, ...], MinLen(1)]
@@ -23,17 +24,9 @@ def smallest_map(image_size: int, doublings: int) -> int:
 
 def check_latents(generator: Any, z: Tensor) -> None:
     """Refuse latent vectors of another length."""
-    if z.dim() != 2 or z.shape[1] != generator.latent_dim:
-        raise ValueError(
-            f"{type(generator).__name__} takes latent vectors of shape (N, {generator.latent_dim}), "
-            f"got {tuple(z.shape)}"
-        )
+    check_tensor("z", z, ("N", generator.latent_dim), of=generator)
 
 
 def check_images(discriminator: Any, x: Tensor) -> None:
     """Refuse images of another shape."""
-    if x.shape[1:] != discriminator.image_shape:
-        raise ValueError(
-            f"{type(discriminator).__name__} takes images of shape (N, "
-            f"{', '.join(map(str, discriminator.image_shape))}), got {tuple(x.shape)}"
-        )
+    check_tensor("x", x, ("N", *discriminator.image_shape), of=discriminator)

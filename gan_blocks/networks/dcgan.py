@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import explains_failures
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
@@ -122,6 +123,7 @@ class DCGANGenerator(nn.Module):
         self.layers = nn.Sequential(*layers)
         _initialise(self)
 
+    @explains_failures
     def forward(self, z: Tensor) -> Tensor:
         """Images from latent vectors."""
         check_latents(self, z)
@@ -210,6 +212,7 @@ class DCGANDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(0))
         _initialise(self)
 
+    @explains_failures
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images."""
         check_images(self, x)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor, explains_failures
 from gan_blocks.layers._batch_norm import BatchNorm1d
 from gan_blocks.layers.minibatch_discrimination import MinibatchDiscrimination
 from gan_blocks.layers.virtual_batch_norm import VirtualBatchNorm
@@ -111,6 +112,7 @@ class MLPGenerator(nn.Module):
             nn.Unflatten(1, output_shape),
         )
 
+    @explains_failures
     def forward(self, z: Tensor) -> Tensor:
         """Samples from latent vectors."""
         check_latents(self, z)
@@ -192,13 +194,10 @@ class MLPDiscriminator(nn.Module):
             nn.Flatten(0),
         )
 
+    @explains_failures
     def forward(self, x: Tensor) -> Tensor:
         """Logits of samples."""
-        if x.shape[1:] != self.input_shape:
-            raise ValueError(
-                f"MLPDiscriminator takes samples of shape (N, "
-                f"{', '.join(map(str, self.input_shape))}), got {tuple(x.shape)}"
-            )
+        check_tensor("x", x, ("N", *self.input_shape), of=self)
         return self.layers(x)
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from annotated_types import Le
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_tensor, explains_failures
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.lipschitz import lipschitz_bound, lipschitz_rule
 from gan_blocks.networks._lipschitz import in_turn
@@ -98,18 +99,16 @@ class PatchDiscriminator(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1.0, 0.02)
 
+    @explains_failures
     def forward(self, x: Tensor) -> Tensor:
         """Logits of patches."""
         return self.feature_maps(x)[-1]
 
+    @explains_failures
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """The output of each layer; the last one is the logits."""
         smallest = 3 * 2**self.depth
-        if x.dim() != 4 or x.shape[1] != self.channels or min(x.shape[2:]) < smallest:
-            raise ValueError(
-                f"PatchDiscriminator takes images of shape (N, {self.channels}, H, W), H and W at least "
-                f"{smallest}, got {tuple(x.shape)}"
-            )
+        check_tensor("x", x, ("N", self.channels, "H", "W"), of=self, smallest=smallest)
         maps = []
         for layer in self.layers:
             x = layer(x)
@@ -182,18 +181,15 @@ class MultiScaleDiscriminator(nn.Module):
             for _ in range(num_scales)
         )
 
+    @explains_failures
     def forward(self, x: Tensor) -> list[Tensor]:
         """Logits of patches, of each discriminator."""
         return [maps[-1] for maps in self.feature_maps(x)]
 
+    @explains_failures
     def feature_maps(self, x: Tensor) -> list[list[Tensor]]:
         """The output of each layer of each discriminator; the last ones are the logits."""
-        channels, smallest = self.channels, self.smallest
-        if x.dim() != 4 or x.shape[1] != channels or min(x.shape[2:]) < smallest:
-            raise ValueError(
-                f"MultiScaleDiscriminator takes images of shape (N, {channels}, H, W), H and W at least "
-                f"{smallest} with these scales and this depth, got {tuple(x.shape)}"
-            )
+        check_tensor("x", x, ("N", self.channels, "H", "W"), of=self, smallest=self.smallest)
         maps = []
         for i, discriminator in enumerate(self.scales):
             x = F.avg_pool2d(x, 3, 2, padding=1, count_include_pad=False) if i else x

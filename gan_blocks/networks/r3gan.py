@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gan_blocks._checks import explains_failures
 from gan_blocks.labels import labels_for
 from gan_blocks.lipschitz import (
     convolution_norm,
@@ -203,10 +204,11 @@ class R3GANGenerator(nn.Module):
         layers.append(_initialised(nn.Conv2d(widths[-1], channels, 1, bias=False, **options)))
         self.layers = nn.Sequential(*layers)
 
+    @explains_failures
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images from latent vectors."""
         check_latents(self, z)
-        codes = [self.classes(each) for each in labels_for(self, labels, len(z))]
+        codes = [self.classes(each) for each in labels_for(self, labels, len(z), z.device)]
         return self.layers(torch.cat([z, *codes], dim=1))
 
 
@@ -291,11 +293,12 @@ class R3GANDiscriminator(nn.Module):
             self.classes = nn.Embedding(num_classes, widths[0], **options)
             nn.init.normal_(self.classes.weight, std=num_classes**-0.5)
 
+    @explains_failures
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits of images."""
         check_images(self, x)
         y = self.layers(x)
-        for each in labels_for(self, labels, len(x)):
+        for each in labels_for(self, labels, len(x), x.device):
             y = y * self.classes(each)
         return y.sum(1)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
+from gan_blocks._checks import check_tensor, explains_failures
 from gan_blocks.labels import labels_for
 from gan_blocks.layers._batch_norm import BatchNorm2d
 from gan_blocks.layers.projection_head import ProjectionHead
@@ -105,10 +106,11 @@ class ResNetGenerator(nn.Module):
             nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
+    @explains_failures
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images from latent vectors."""
         check_latents(self, z)
-        given = labels_for(self, labels, len(z))
+        given = labels_for(self, labels, len(z), z.device)
         x = self.first(z)
         for up in self.blocks:
             x = up(x, *given)
@@ -214,15 +216,12 @@ class ResNetDiscriminator(nn.Module):
                 if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
                     spectrally_normalised(layer)
 
+    @explains_failures
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits of images."""
         smallest = 2**self.downsamplings
-        if x.dim() != 4 or x.shape[1] != self.channels or min(x.shape[2:]) < smallest:
-            raise ValueError(
-                f"ResNetDiscriminator takes images of shape (N, {self.channels}, H, W), H and W at "
-                f"least {smallest}, got {tuple(x.shape)}"
-            )
-        given = labels_for(self, labels, len(x))
+        check_tensor("x", x, ("N", self.channels, "H", "W"), of=self, smallest=smallest)
+        given = labels_for(self, labels, len(x), x.device)
         return self.head(self.pool(self.blocks(x)), *given).flatten()
 
 

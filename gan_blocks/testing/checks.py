@@ -357,7 +357,7 @@ def _step(block: Any) -> None:
 
 def _call(case: Case, block: Any, inputs: Sequence[Tensor]) -> Tensor:
     """The result, from the same random numbers, with whatever the call does to the state."""
-    with torch.random.fork_rng(devices=[]), _drawing_with(_seeded(SEED)):
+    with torch.random.fork_rng(devices=[]), _drawing_with(_seeded_draws()):
         torch.manual_seed(SEED)
         return one_tensor(case.call(block, *inputs), "call")
 
@@ -483,7 +483,7 @@ def sees_mates(case: Case) -> bool:
     def of_first(factor: float) -> Tensor:
         """What the first sample gets, where the others are turned around and multiplied."""
         samples = [torch.cat([x[:1], _times(x[1:].flip(0), factor)]) for x in batch]
-        with _drawing_with(_seeded(SEED)):
+        with _drawing_with(_seeded_draws()):
             result, gradients = _objective_of(case, copy.deepcopy(block), (*samples, *rest))
         if result.dim():
             return result[:1]
@@ -524,7 +524,7 @@ def threads(case: Case) -> None:
     given = [_training(case, lambda x, k=k: x * (1 + k / 8)) for k in range(_THREADS)]
 
     def results(k: int) -> list[Tensor]:
-        with _drawing_with(_seeded(SEED)):
+        with _drawing_with(_seeded_draws()):
             return [one_tensor(case.call(block, *given[k]), "call") for _ in range(3)]
 
     alone = [results(k) for k in range(_THREADS)]
@@ -748,7 +748,7 @@ def _objective(
         for i, x in enumerate(inputs)
     ]
     variables = [*inputs, *_weights(block).values()]
-    with _drawing_with(_seeded(SEED)):  # torch's own generator is shared by all threads
+    with _drawing_with(_seeded_draws()):
         result = one_tensor(case.call(block, *inputs), "call")
     if result.dim():
         at = torch.arange(result.numel()) + (rank or 0) * result.numel()
@@ -765,19 +765,23 @@ def _objective(
 
 
 @contextmanager
-def _drawing_with(source: torch.Generator | Draw) -> Iterator[None]:
-    """Blocks draw with this generator, or from this source, unless they are given a generator."""
-    if isinstance(source, torch.Generator):
-        generator = source
-
-        def source(distribution: Any, shape: Any, options: dict[str, Any]) -> Tensor:
-            return distribution(shape, **{"generator": generator} | options)
-
+def _drawing_with(source: Draw) -> Iterator[None]:
+    """Draw the numbers of blocks from this source, unless they are given a generator."""
     token = _source.set(source)
     try:
         yield
     finally:
         _source.reset(token)
+
+
+def _seeded_draws() -> Draw:
+    """A source with a generator of its own; torch's is shared by all threads."""
+    generator = _seeded(SEED)
+
+    def source(distribution: Any, shape: Sequence[int], options: dict[str, Any]) -> Tensor:
+        return distribution(shape, **{"generator": generator} | options)
+
+    return source
 
 
 def _seeded(seed: int) -> torch.Generator:
