@@ -180,7 +180,8 @@ def test_an_unregistered_object_with_the_right_methods_is_accepted():
 
     assert isinstance(Mine(), Divergence)
     loss = gan_blocks.FDivergenceLoss(Mine())
-    assert loss.discriminator(torch.zeros(3), torch.zeros(3)).isfinite()
+    logits = torch.zeros(3, requires_grad=True)
+    assert loss.discriminator(logits, logits).isfinite()
     with pytest.raises(UnknownBlockError, match="a subclass of KL needs its own @block"):
         to_spec(loss)
 
