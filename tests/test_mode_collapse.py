@@ -40,7 +40,7 @@ VIRTUAL = {"generator.norm": "virtual"}
 
 def of_2016(layer):
     features = {"term": {"block": "FeatureMatchingLoss"}, "layers": [layer], "weight": 1.0}
-    matching = {"auxiliary": [features]}
+    matching = {"auxiliary": [features | {"side": "generator"}]}
     return {
         "plain": {},
         "feature matching": matching | {"adversarial_weight": 0},
