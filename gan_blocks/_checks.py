@@ -52,11 +52,13 @@ def check_tensor(
     fits = _fits(x.shape, shape) and (empty or x.numel() > 0)
     if not fits or (smallest and min(x.shape[2:]) < smallest):
         least = f", {' and '.join(map(str, shape[2:]))} at least {smallest}" if smallest else ""
-        none = "" if empty else ", not empty"
-        raise ValueError(
-            f"{_of(of)}{name} should have shape {shown_shape(shape)}{least}{none}, "
-            f"got {tuple(x.shape)}"
-        )
+        if shape == (...,):
+            wanted = "not be empty"
+        elif not shape:
+            wanted = "be a scalar"
+        else:
+            wanted = f"have shape {shown_shape(shape)}{least}{'' if empty else ', not empty'}"
+        raise ValueError(f"{_of(of)}{name} should {wanted}, got shape {tuple(x.shape)}")
 
 
 def _of(block: Any) -> str:

@@ -58,8 +58,7 @@ def input_gradients(critic: Critic, points: Tensor, name: str) -> list[Tensor]:
     check_critic(critic)
     check_samples(name, points)
     precision = _float32_for_float16(points)
-    # An inference tensor takes no gradient, and a copy of it does.
-    points = points.clone() if points.is_inference() else points.detach()
+    points = points.detach()
     points = points.float() if points.dtype == torch.float16 else points
     if torch.compiler.is_compiling():
         try:
@@ -90,7 +89,8 @@ def input_gradients(critic: Critic, points: Tensor, name: str) -> list[Tensor]:
 
 def _by_autograd(critic: Critic, points: Tensor) -> tuple[list[Tensor], int | None]:
     """The gradients, and the channels of a batch norm that mixed the samples, if one ran."""
-    points.requires_grad_()
+    # An inference tensor takes no gradient, but a copy of it does.
+    points = (points.clone() if points.is_inference() else points).requires_grad_()
     # The critic gets a copy, since a layer may work in place on it.
     copied = points.clone()
     with _WatchesBatchNorm() as watch:

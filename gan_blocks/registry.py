@@ -245,7 +245,7 @@ class Registry:
         if kind not in (None, entry.kind):
             named = [e.name for e in self._entries.values() if e.kind == kind]
             raise UnknownBlockError(
-                f"{name!r} is a {entry.kind}, but a {kind} is wanted here: {', '.join(named)}",
+                f"{name!r} is {_a(entry.kind)}, but {_a(kind)} is wanted here: {', '.join(named)}",
                 name,
             )
         return entry
@@ -500,6 +500,10 @@ def _dtype(dtype: Dtype) -> torch.dtype | None:
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         return dtype
     raise TypeError(f"dtype should be a floating dtype such as torch.float32, got {shown(dtype)}")
+
+
+def _a(kind: Kind | None) -> str:
+    return "an auxiliary block" if kind == "auxiliary" else f"a {kind}"
 
 
 registry = Registry()

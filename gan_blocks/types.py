@@ -60,7 +60,6 @@ Compares = Literal[
 """
 
 
-
 class Normalization(nn.Module):
     """Base of layers that normalize features; their parameters are scales and offsets.
 

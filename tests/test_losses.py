@@ -612,10 +612,10 @@ def test_a_pairing_loss_needs_pairs():
 def test_wrong_logits_are_refused(loss):
     good = torch.randn(4)
     for bad, error, text in (
-        (torch.randn(0), ValueError, "is empty"),
+        (torch.randn(0), ValueError, "should not be empty"),
         ([], ValueError, "empty list"),
-        (torch.ones(4, dtype=torch.int64), TypeError, "floating-point"),
-        (torch.ones(4, dtype=torch.complex64), TypeError, "floating-point"),
+        (torch.ones(4, dtype=torch.int64), TypeError, "should be floating point"),
+        (torch.ones(4, dtype=torch.complex64), TypeError, "should be floating point"),
         (3.0, TypeError, "should be a tensor"),
         ([good, None], TypeError, "item 1 is a NoneType"),
         ([[good], [good]], TypeError, "item 0 is a list"),

@@ -221,21 +221,21 @@ def test_wrong_use_is_explained(penalty):
         penalty(lambda x: critic(x.detach()), good, good)
     with pytest.raises(ValueError, match="does not depend on its input"):
         penalty(lambda x: torch.zeros(len(x)), good, good)
-    with pytest.raises(TypeError, match="floating-point samples"):
+    with pytest.raises(TypeError, match="should be floating point"):
         penalty(critic, good.long(), good.long())
-    with pytest.raises(TypeError, match="a tensor of samples, got NoneType"):
+    with pytest.raises(TypeError, match="should be a tensor, got NoneType"):
         penalty(critic, None, None)
-    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"use torch\.no_grad"):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"use torch\.no_grad"):
         penalty(critic, good, good)
     with pytest.raises(
         TypeError, match=r"critic's output should be a tensor, or a list.*item 1 is a l"
     ):
         penalty(lambda x: [critic(x), [x]], good, good)
-    with pytest.raises(ValueError, match="the critic's output is an empty list"):
+    with pytest.raises(ValueError, match="one sub-discriminator at least, got an empty"):
         penalty(lambda x: [], good, good)
     with pytest.raises(ValueError, match=r"logits of each of 4 samples, got shape \(\)"):
         penalty(lambda x: critic(x).mean(), good, good)
-    with pytest.raises(ValueError, match="none of it empty"):
+    with pytest.raises(ValueError, match="not empty"):
         penalty(critic, good[:0], good[:0])
     with pytest.raises(ValueError, match=r"logits of each of 3 samples, got shape \(1,\)"):
         penalty(critic, good[0], good[0])  # a sample without its batch

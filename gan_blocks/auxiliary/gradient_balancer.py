@@ -188,7 +188,7 @@ def _gradient(name: str, loss: Tensor, output: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(loss, output, retain_graph=True, allow_unused=True)
     if gradient is None:
         raise ValueError(
-            f"losses[{name!r}] does not depend on output: it must be computed from this very tensor; add "
-            "losses that do not go through the output to the result"
+            f"losses[{name!r}] does not depend on output: it must be computed from this very tensor; "
+            "add losses that do not go through the output to the result"
         )
     return at_least_float32(gradient)
