@@ -330,7 +330,7 @@ def test_no_file_or_another_suffix_is_wrong_use(tmp_path):
 # --- check ---------------------------------------------------------------------------------------
 
 MODULE = """
-from torch import nn
+from torch import Tensor, nn
 from gan_blocks import block
 from gan_blocks.testing import Case
 from gan_blocks.types import PositiveInt
@@ -339,6 +339,8 @@ from gan_blocks.types import PositiveInt
 class Doubled(nn.Module):
     '''Twice its input.'''
     def forward(self, x):
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x should be a floating-point tensor, got {type(x).__name__}")
         return 2 * x
 
 @block

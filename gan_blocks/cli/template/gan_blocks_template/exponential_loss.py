@@ -23,6 +23,10 @@ class ExponentialLoss(nn.Module):
     Shape:
         Critic values of any shape; the result is a scalar.
 
+    Raises:
+        TypeError: If critic values are not a floating-point tensor.
+        ValueError: If there are none.
+
     Example:
         >>> import torch
         >>> ExponentialLoss().discriminator(torch.ones(8), -torch.ones(8))
@@ -39,9 +43,19 @@ class ExponentialLoss(nn.Module):
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """The critic's loss."""
-        r, f = real_logits / self.temperature, fake_logits / self.temperature
+        r, f = self.scaled("real_logits", real_logits), self.scaled("fake_logits", fake_logits)
         return (-r).exp().mean() + f.exp().mean()
 
     def generator(self, fake_logits: Tensor, *, real_logits: Tensor | None = None) -> Tensor:
         """The generator's loss."""
-        return (-fake_logits / self.temperature).exp().mean()
+        return (-self.scaled("fake_logits", fake_logits)).exp().mean()
+
+    def scaled(self, name: str, logits: Tensor) -> Tensor:
+        """Refuse what is not a tensor of logits by its name, before anything is computed."""
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            raise TypeError(
+                f"{name} should be a floating-point tensor, got {type(logits).__name__}"
+            )
+        if logits.numel() == 0:
+            raise ValueError(f"{name} should hold logits, got shape {tuple(logits.shape)}")
+        return logits / self.temperature
