@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, get_args
 
 from torch import nn
 
+from gan_blocks.authoring import Clocked
 from gan_blocks.types import Compares, Divergence, Kind, Side
 
 
@@ -54,6 +55,10 @@ CALLS: dict[Kind, tuple[Call, ...]] = {
     "penalty": (Call("", ("critic", "real", "fake"), ("generator",)),),
     "constraint": (Call("", ("module",)),),
 }
+
+_NOT_CLOCKED = (
+    "does not derive from gan_blocks.authoring.Clocked, which advances it with an optimizer"
+)
 
 _TERMS: dict[Compares, tuple[str, ...]] = {
     "features": ("real_features", "fake_features"),
@@ -105,6 +110,8 @@ def misfit(kind: Kind, cls: type, compares: Compares | None = None) -> str:
         reason = _misfit(_of_class(cls, call.method), call)
         if reason:
             return f"{cls.__name__} {reason}, so it is no {kind}; expected {call.of(kind)}"
+    if kind == "schedule" and not issubclass(cls, Clocked):
+        return f"{cls.__name__} {_NOT_CLOCKED}, so it is no {kind}"
     return ""
 
 
@@ -116,6 +123,8 @@ def misfit_of_object(kind: Kind, value: Any) -> str:
         reason = _misfit(_of_object(value, call.method), call)
         if reason:
             return f"{reason}; expected {call.of(kind)}"
+    if kind == "schedule" and not isinstance(value, Clocked):
+        return _NOT_CLOCKED
     if kind == "divergence" and not isinstance(value, Divergence):
         return "has no threshold, the value of its derivative at 1"
     return ""

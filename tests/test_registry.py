@@ -18,6 +18,7 @@ from torch import nn
 import gan_blocks
 from gan_blocks import PluginError, UnknownBlockError, block, hookimpl
 from gan_blocks._installed import needs_newer
+from gan_blocks.authoring import Clocked
 from gan_blocks.registry import Registry
 
 
@@ -163,7 +164,7 @@ def anything(self, *arguments, **options): ...
 
 
 def schedule(**changes):
-    return {"__call__": takes_nothing, "at": alone, "step": takes_nothing} | changes
+    return {"forward": takes_nothing, "at": alone, "step": takes_nothing} | changes
 
 
 PENALTY = r"penalty\(critic, real, fake, generator=\.\.\.\)"
@@ -196,10 +197,11 @@ SHAPES: list[tuple[str, type, dict[str, Any], str]] = [
     ("loss", nn.Module, {"forward": two}, DISCRIMINATOR),
     ("constraint", Plain, {"__call__": alone}, ""),
     ("constraint", Plain, {"__call__": two}, r"constraint\(module\)"),
-    ("schedule", Plain, schedule(), ""),
-    ("schedule", Plain, schedule(__call__=alone), r"schedule\(\)"),
-    ("schedule", Plain, schedule(at=takes_nothing), r"schedule\.at\(step\)"),
-    ("schedule", Plain, schedule(step=None), r"schedule\.step\(\)"),
+    ("schedule", Clocked, {"forward": takes_nothing, "at": alone}, ""),
+    ("schedule", nn.Module, schedule(), r"does not derive from gan_blocks\.authoring\.Clocked"),
+    ("schedule", Clocked, schedule(forward=alone), r"schedule\(\)"),
+    ("schedule", Clocked, schedule(at=takes_nothing), r"schedule\.at\(step\)"),
+    ("schedule", Clocked, schedule(step=None), r"schedule\.step\(\)"),
     ("divergence", Plain, {"f": alone, "conjugate": alone, "activation": alone}, "derivative"),
     ("divergence", gan_blocks.KL, {}, ""),
     ("divergence", gan_blocks.KL, {"bound": bound}, r"divergence\.bound\(real, fake\)"),

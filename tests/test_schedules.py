@@ -165,7 +165,7 @@ def test_a_schedule_of_ones_own_is_clocked():
     for gamma in (1.0, 0.5, 0.25):
         torch.testing.assert_close(penalty(critic, real), gb.R1Penalty(gamma)(critic, real))
         penalty.step()
-    with pytest.raises(gb.InvalidArgumentsError, match="should derive from gan_blocks"):
+    with pytest.raises(gb.InvalidArgumentsError, match="does not derive from gan_blocks"):
         gb.Scheduled(gb.R1Penalty(), Constant())
 
 

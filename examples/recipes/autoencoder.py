@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import Judge, digits, options, report
-from gan_blocks import PatchDiscriminator, R1Penalty, build, preset
-from gan_blocks.types import AdversarialLoss
+from gan_blocks import HingeLoss, PatchDiscriminator, R1Penalty, build, preset
 
 
 class Quantizer(nn.Module):
@@ -63,7 +62,7 @@ class Autoencoder(nn.Module):
 def autoencoder_loss(
     model: Autoencoder,
     critic: nn.Module | None,
-    loss: AdversarialLoss,
+    loss: HingeLoss,
     adaptive: nn.Module,
     x: Tensor,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -81,7 +80,7 @@ def autoencoder_loss(
     return total, y, parts
 
 
-def critic_loss(critic: nn.Module, loss: AdversarialLoss, x: Tensor, y: Tensor) -> Tensor:
+def critic_loss(critic: nn.Module, loss: HingeLoss, x: Tensor, y: Tensor) -> Tensor:
     """What the discriminator minimises."""
     return loss.discriminator(critic(x), critic(y)) + R1Penalty(gamma=1.0)(critic, x)
 

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import Judge, digits, options, report
-from gan_blocks import EMA, ApproximateR1Penalty, build, preset
+from gan_blocks import EMA, ApproximateR1Penalty, NonSaturatingLoss, build, preset
 from gan_blocks.presets import OptimizerSettings
-from gan_blocks.types import AdversarialLoss
 
 LATENT = 16
 SIGMA = 0.1
@@ -83,7 +82,11 @@ class Critic(nn.Module):
 
 # --8<-- [start:losses]
 def critic_loss(
-    critic: Critic, loss: AdversarialLoss, penalty: ApproximateR1Penalty, real: Tensor, fake: Tensor
+    critic: Critic,
+    loss: NonSaturatingLoss,
+    penalty: ApproximateR1Penalty,
+    real: Tensor,
+    fake: Tensor,
 ) -> Tensor:
     """What the heads minimise. The logits of the real images serve the loss and the penalty."""
     logits = critic(real)
@@ -91,7 +94,7 @@ def critic_loss(
     return loss.discriminator(logits, critic(fake.detach())) + value
 
 
-def generator_loss(critic: Critic, loss: AdversarialLoss, fake: Tensor) -> Tensor:
+def generator_loss(critic: Critic, loss: NonSaturatingLoss, fake: Tensor) -> Tensor:
     """What the generator minimises: the gradient goes through network and heads, not into them."""
     critic.heads.requires_grad_(False)
     value = loss.generator(critic(fake))

@@ -59,8 +59,8 @@ def _check_gradients(*sides: Logits) -> None:
             if not any(x.requires_grad for x in sub_critics(name, logits)):
                 raise ValueError(
                     f"the critic's output, {name}, should carry a gradient, or the penalty does "
-                    "not train the critic: is something detached, or computed under no_grad, inside the critic, "
-                    "or is the critic frozen? Use torch.no_grad to look at the value only"
+                    "not train the critic: is something detached, or computed under no_grad, inside the "
+                    "critic, or is the critic frozen? Use torch.no_grad to look at the value only"
                 )
 
 

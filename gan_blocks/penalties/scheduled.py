@@ -45,11 +45,6 @@ class Scheduled(Clocked):
 
     def __init__(self, penalty: Penalty, schedule: Schedule) -> None:
         super().__init__()
-        if not isinstance(schedule, Clocked):
-            raise ValueError(
-                "schedule should derive from gan_blocks.authoring.Clocked, which advances it with the "
-                f"optimizer, got {type(schedule).__name__}"
-            )
         self.penalty = penalty
         self.schedule = schedule
 
