@@ -1,5 +1,6 @@
 """What authors of blocks import, ours and third parties'."""
 
+from gan_blocks._checks import check_tensor
 from gan_blocks.authoring.clock import Averaging, Clocked
 
-__all__ = ["Averaging", "Clocked"]
+__all__ = ["Averaging", "Clocked", "check_tensor"]

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gan_blocks.authoring import check_tensor
+
 
 def weight_norm(layer: nn.Module) -> nn.Module:
     r"""Give each output channel of a layer a length $g$ and a direction $v$: $W = g\, v / \|v\|$.
@@ -43,6 +45,7 @@ def feature_maps(layers: Iterable[nn.Module], x: Tensor, slope: float) -> list[T
 
 def check_waveform(block: nn.Module, x: Tensor, channels: int, shortest: int = 1) -> None:
     """Refuse what is no batch of waveforms of these channels, or one that is too short."""
+    check_tensor("x", x, of=block, empty=False)
     if x.dim() != 3 or x.shape[1] != channels or x.shape[2] < shortest:
         raise ValueError(
             f"{type(block).__name__} takes waveforms of shape (N, {channels}, T), T at least "

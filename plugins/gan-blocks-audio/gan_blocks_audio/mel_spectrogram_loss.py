@@ -7,6 +7,7 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 
 from gan_blocks import block
+from gan_blocks.authoring import check_tensor
 from gan_blocks.precision import WideBuffers, without_autocast
 from gan_blocks.types import ALL_FLOATS, Combine, NonNegativeFloat, PositiveFloat, PositiveInt
 from gan_blocks_audio.mel import FilterNorm, MelScale, mel_filters
@@ -195,8 +196,7 @@ class MelSpectrogramLoss(nn.Module):
 
     def _check(self, real: Tensor, fake: Tensor) -> None:
         for name, x in (("real", real), ("fake", fake)):
-            if not x.is_floating_point():
-                raise TypeError(f"{name} should be a floating-point waveform, got {x.dtype}")
+            check_tensor(name, x, of=self)
         if real.shape != fake.shape:
             raise ValueError(
                 f"real {tuple(real.shape)} and fake {tuple(fake.shape)} should be of one shape, sample "

@@ -279,9 +279,7 @@ def test_wrong_waveforms_are_refused():
         loss(torch.randn(2, 100), torch.randn(2, 99))
     with pytest.raises(ValueError, match="not empty"):
         loss(torch.randn(0, 100), torch.randn(0, 100))
-    with pytest.raises(
-        TypeError, match=r"fake should be a floating-point waveform, got torch\.int64"
-    ):
+    with pytest.raises(TypeError, match=r"fake should be floating point, .* got torch\.int64"):
         loss(torch.randn(2, 100), torch.ones(2, 100, dtype=torch.int64))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks import EqualizedConv2d, EqualizedLinear, MinibatchStdDev, PixelNorm, block
+from gan_blocks.authoring import check_tensor
 from gan_blocks.labels import labels_for
 from gan_blocks.types import NonNegativeInt, PositiveInt
 from gan_blocks_stylegan.common import activated, widths
@@ -117,6 +118,7 @@ class StyleGAN2Discriminator(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits of images."""
+        check_tensor("x", x, of=self)
         if x.shape[1:] != self.image_shape:
             raise ValueError(
                 f"StyleGAN2Discriminator takes images of shape (N, "

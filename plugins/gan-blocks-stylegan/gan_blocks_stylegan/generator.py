@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks import EqualizedLinear, block
+from gan_blocks.authoring import check_tensor
 from gan_blocks.distributed import draw
 from gan_blocks.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from gan_blocks_stylegan.common import activated, widths
@@ -78,6 +79,7 @@ class _Synthesis(nn.Module):
         self, w: Tensor, *, noise: Noise = "random", generator: torch.Generator | None = None
     ) -> Tensor:
         """Images from styles of shape `(N, layers, w_dim)`."""
+        check_tensor("w", w)
         if w.shape[1:] != (self.num_layers, self.w_dim):
             raise ValueError(
                 f"the synthesis takes styles of shape (N, {self.num_layers}, {self.w_dim}), one for "

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks import EqualizedLinear, PixelNorm, block, distributed
-from gan_blocks.authoring import Averaging
+from gan_blocks.authoring import Averaging, check_tensor
 from gan_blocks.labels import labels_for
 from gan_blocks.precision import at_least_float32, without_autocast
 from gan_blocks.types import DecayRate, NonNegativeInt, PositiveFloat, PositiveInt
@@ -109,6 +109,7 @@ class MappingNetwork(Averaging):
 
     def map(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return styles that do not go into the average."""
+        check_tensor("z", z, of=self)
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(
                 f"MappingNetwork takes latent vectors of shape (N, {self.latent_dim}), "

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan_blocks import block
+from gan_blocks.authoring import check_tensor
 from gan_blocks.types import PositiveFloat, PositiveInt
 from gan_blocks_stylegan.resampling import BINOMIAL, filtered, line_of
 
@@ -91,6 +92,8 @@ class ModulatedConv2d(nn.Module):
 
     def forward(self, x: Tensor, styles: Tensor) -> Tensor:
         """The convolution, each sample with its style."""
+        check_tensor("x", x, of=self)
+        check_tensor("styles", styles, of=self)
         channels = self.weight.shape[1]
         if x.dim() != 4 or x.shape[1] != channels or styles.shape != x.shape[:2]:
             raise ValueError(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks import block
+from gan_blocks.authoring import check_tensor
 from gan_blocks.distributed import draw
 from gan_blocks.types import PositiveInt
 
@@ -85,6 +86,7 @@ class NoiseInjection(nn.Module):
             noise: `"random"`, `"fixed"`, `"none"`, or the noise itself.
             generator: Draws the random noise; torch's global one if left out.
         """
+        check_tensor("x", x, of=self)
         if x.dim() != 4:
             raise ValueError(
                 f"NoiseInjection takes maps of shape (N, C, H, W), got {tuple(x.shape)}"
@@ -93,6 +95,10 @@ class NoiseInjection(nn.Module):
             if noise == "none":
                 return x
             noise = self._own(x, noise, generator)
+        elif not isinstance(noise, Tensor):
+            raise TypeError(
+                f'noise should be "random", "fixed", "none" or a tensor, got {type(noise).__name__}'
+            )
         elif (
             noise.dim() != 4
             or noise.shape[1:] != (1, *x.shape[2:])

@@ -8,6 +8,7 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 
 from gan_blocks import block
+from gan_blocks.authoring import check_tensor
 
 Taps = Annotated[tuple[float, ...], MinLen(2)]
 """A filter of one dimension, not normalised."""
@@ -33,6 +34,7 @@ def filtered(x: Tensor, line: Tensor, padding: tuple[int, int], stride: int = 1)
 
 
 def check_maps(block: nn.Module, x: Tensor) -> None:
+    check_tensor("x", x, of=block)
     if x.dim() != 4 or 0 in x.shape[1:]:
         raise ValueError(
             f"{type(block).__name__} takes maps of shape (N, C, H, W), none empty, got {tuple(x.shape)}"

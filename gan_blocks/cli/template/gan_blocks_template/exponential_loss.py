@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from gan_blocks import block
+from gan_blocks.authoring import check_tensor
 from gan_blocks.types import PositiveFloat
 
 
@@ -52,10 +53,5 @@ class ExponentialLoss(nn.Module):
 
     def scaled(self, name: str, logits: Tensor) -> Tensor:
         """Refuse what is not a tensor of logits by its name, before anything is computed."""
-        if not isinstance(logits, Tensor) or not logits.is_floating_point():
-            raise TypeError(
-                f"{name} should be a floating-point tensor, got {type(logits).__name__}"
-            )
-        if logits.numel() == 0:
-            raise ValueError(f"{name} should hold logits, got shape {tuple(logits.shape)}")
+        check_tensor(name, logits, empty=False)
         return logits / self.temperature
