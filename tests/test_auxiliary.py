@@ -252,7 +252,7 @@ def test_adaptive_weight_says_what_is_wrong_with_its_losses():
     y = network(x)
     last, good = network[-1].weight, y.mean()
     for bad, text in (
-        (y.mean(1), r"reconstruction_loss should be a scalar, got shape \(8,\)"),
+        (y.mean(1), r"reconstruction_loss should have shape \(\), got \(8,\)"),
         (good.detach(), "reconstruction_loss does not depend on last_layer"),
         (x.sum(), "reconstruction_loss does not depend on last_layer"),
     ):
@@ -509,7 +509,7 @@ def test_orthogonal_regulariser_looks_at_maps_only_and_at_each_once():
     torch.testing.assert_close(regularizer(torch.nn.Sequential(*layers)), regularizer(shared))
     frozen = torch.nn.Linear(3, 3).requires_grad_(False)
     for module in (frozen, torch.nn.BatchNorm1d(3), torch.nn.Embedding(4, 3)):
-        with pytest.raises(ValueError, match="no weight of two dimensions"):
+        with pytest.raises(ValueError, match="should have a weight of two dimensions"):
             regularizer(module)
 
 

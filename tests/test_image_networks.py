@@ -266,7 +266,7 @@ def test_wrong_inputs_are_refused_with_what_was_expected():
     ]
     for generator in generators:
         name = type(generator).__name__
-        with pytest.raises(ValueError, match=rf"{name} takes latent .* \(N, 4\), got \(2, 5\)"):
+        with pytest.raises(ValueError, match=rf"{name}: z should have shape \(N, 4\), got \(2, 5\)"):
             generator(torch.randn(2, 5))
         with pytest.raises(ValueError, match=f"{name} has no classes"):
             generator(torch.randn(1, 4), labels)
@@ -276,7 +276,7 @@ def test_wrong_inputs_are_refused_with_what_was_expected():
         gb.PatchDiscriminator(3, 4, 1),
         gb.MultiScaleDiscriminator(2, 3, 4, 1),
     ):
-        with pytest.raises(ValueError, match=r"takes images of shape \(N, 3, .*got \(1, 1, 8, 8\)"):
+        with pytest.raises(ValueError, match=r"x should have shape \(N, 3, .*got \(1, 1, 8, 8\)"):
             discriminator(torch.randn(1, 1, 8, 8))
     conditional = gb.R3GANDiscriminator(8, 1, (8,), group_width=4, num_classes=2)
     with pytest.raises(ValueError, match="R3GANDiscriminator has 2 classes: pass the labels"):

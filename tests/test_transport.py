@@ -90,25 +90,25 @@ def test_gradient_of_the_critic_leads_from_generated_points_to_real_ones():
         (points(3, 2), points(3, 1), "of one dimension"),
         (points(0), points(3), "none empty"),
         (torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), r"flatten images with flatten\(1\)"),
-        (points(3), points(3).float(), "one floating-point dtype"),
-        (torch.arange(3), torch.arange(3), "one floating-point dtype"),
-        (torch.tensor([0.0, torch.nan]), torch.zeros(2), "NaN or infinite"),
+        (points(3), points(3).float(), "of one dtype"),
+        (torch.arange(3), torch.arange(3), "x should be floating point"),
+        (torch.tensor([0.0, torch.nan]), torch.zeros(2), "should be finite"),
         (torch.zeros(1000, 2), torch.zeros(251, 2), "more than 250,000 pairs"),
     ],
 )
 def test_points_that_do_not_fit_are_refused(function, x, y, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((TypeError, ValueError), match=text):
         function(x, y)
 
 
 def test_distributions_are_not_samples():
-    with pytest.raises(TypeError, match="x should be a tensor of samples, got Normal"):
+    with pytest.raises(TypeError, match="x should be a tensor, got Normal"):
         wasserstein_distance(torch.distributions.Normal(0.0, 1.0), torch.zeros(2))
 
 
 def test_critic_refuses_points_of_another_dimension():
     for d, other in ((2, points(2, 3)), (2, points(2)), (None, points(2, 2)), (1, points(2, 2))):
-        with pytest.raises(ValueError, match=r"takes points of .* got shape \(2"):
+        with pytest.raises(ValueError, match=r"z should have shape .* got \(2"):
             wasserstein_critic(points(2, d), points(2, d))(other)
 
 

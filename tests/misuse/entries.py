@@ -5,7 +5,7 @@ import copy
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ def _put(place: Any, value: Any, inputs: list[Any]) -> None:
         _put(p, x, inputs)
 
 
-def of_case(case: Case) -> Entry | None:
+def of_case(case: Case, known: Container[str] = ()) -> Entry | None:
     """The entry point that a case calls, if its arguments are the inputs of the case."""
     block = case.block()
     recorder = _Recorder(copy.deepcopy(block))
@@ -105,6 +105,12 @@ def of_case(case: Case) -> Entry | None:
     flat = torch.tensor([i for p in places.values() for i in _flat(p)]).tolist()
     if len(set(flat)) < len(flat):
         return None
+    owner, name = type(block).__name__, "" if method == "__call__" else f".{method}"
+    form = "".join("[]" for p in places.values() if isinstance(p, list))
+    form += "".join(f"/{n}" for n in names if n in ("labels",))
+    full_name = f"{owner}{name}{form}"
+    if full_name in known:
+        return None
     optional = tuple(n for n in names if parameters[n].default is None)
 
     modules = block.modules() if isinstance(block, nn.Module) else ()
@@ -112,6 +118,8 @@ def of_case(case: Case) -> Entry | None:
     parametrized = any(is_parametrized(m) for m in modules)
 
     def new() -> Any:
+        if not isinstance(block, nn.Module):
+            return block
         return case.block() if parametrized else copy.deepcopy(block)
 
     def make() -> Call:
@@ -120,7 +128,7 @@ def of_case(case: Case) -> Entry | None:
         def call(*args: Any, **kwargs: Any) -> Any:
             # Not by case.run, which refuses what is no tensor.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(SEED)
+                torch.default_generator.manual_seed(SEED)
                 return case.call(_Recorder(made, (args, kwargs)), *inputs)
 
         return Call(call, {n: _filled(p, inputs) for n, p in places.items()}, frozenset(kwargs))
@@ -163,11 +171,8 @@ def of_case(case: Case) -> Entry | None:
     else:
         raise AssertionError(f"{case.name} and its reference differ in float32")
     ignored = tuple(n for n in names if not _matters(n, make, reference, dtype))
-    owner, name = type(block).__name__, "" if method == "__call__" else f".{method}"
-    form = "".join("[]" for p in places.values() if isinstance(p, list))
-    form += "".join(f"/{n}" for n in names if n in ("labels",))
     return Entry(
-        f"{owner}{name}{form}",
+        full_name,
         case.entry.kind,
         make,
         functools.partial(reference, dtype=dtype),
@@ -218,8 +223,8 @@ def from_cases() -> list[Entry]:
     """One entry for each method of each block, and for each form of its arguments."""
     found: dict[str, Entry] = {}
     for case in CASES:
-        if entry := of_case(case):
-            found.setdefault(entry.name, entry)
+        if entry := of_case(case, found):
+            found[entry.name] = entry
     return list(found.values())
 
 
@@ -283,7 +288,10 @@ def divergences() -> list[Entry]:
     names = [e.name for e in registry.list("divergence") if e.plugin == "builtin"]
     options = {"AlphaDivergence": {"alpha": 1.7}, "WeightedJensenShannon": {"pi": 0.3}}
     for name in names:
-        block = functools.partial(registry.build, {"block": name} | options.get(name, {}))
+        # Divergences have no state, and the look at f that building them takes is slow.
+        block = functools.cache(
+            functools.partial(registry.build, {"block": name} | options.get(name, {}))
+        )
         case = next(
             c for c in CASES
             if c.spec == {"block": name} | options.get(name, {}) and c.note.startswith("conjugate_of")
@@ -951,7 +959,7 @@ def layers() -> list[Entry]:
             "WithReference", "training", virtual, lambda g: by_virtual(**g)
         ),
         Entry(
-            "WithReference.forward", "training", with_reference,
+            "VirtualBatchNorm", "layer", with_reference,
             lambda g: virtually(g["x"], draw(6, 3, seed=6).double()), signature=False,
         ),
     ]  # fmt: skip

@@ -265,7 +265,7 @@ def _wide(name: str, value: Any, entry: Entry) -> Any:
 
 def seeded(seed: int) -> None:
     """Torch's own random numbers from here on; the caller of the sweep restores them."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
 
 
 def _cell(
