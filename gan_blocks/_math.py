@@ -50,8 +50,8 @@ def f_divergence(
         off = (x.double().sum(-1) - 1).abs() > 16 * torch.finfo(x.dtype).eps
         if not bool((x >= 0).all() & ~off.any()):
             raise ValueError(
-                f"{name} is no distribution: it should have entries >= 0 that sum to 1; of densities on a "
-                "grid take log_density.softmax(-1)"
+                f"{name} is no distribution: it should have entries >= 0 that sum to 1; of densities "
+                "on a grid take log_density.softmax(-1)"
             )
     dtype = at_least_float32(p).dtype
     p, q = p.double(), q.double()

@@ -266,7 +266,9 @@ def test_wrong_inputs_are_refused_with_what_was_expected():
     ]
     for generator in generators:
         name = type(generator).__name__
-        with pytest.raises(ValueError, match=rf"{name}: z should have shape \(N, 4\), got \(2, 5\)"):
+        with pytest.raises(
+            ValueError, match=rf"{name}: z should have shape \(N, 4\), got \(2, 5\)"
+        ):
             generator(torch.randn(2, 5))
         with pytest.raises(ValueError, match=f"{name} has no classes"):
             generator(torch.randn(1, 4), labels)

@@ -73,9 +73,7 @@ def test_scale_of_the_directions_does_not_matter():
 
 
 def test_images_are_refused_with_advice():
-    with pytest.raises(
-        ValueError, match=r"x should have shape \(N, 6\), got \(2, 6, 4, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"x should have shape \(N, 6\), got \(2, 6, 4, 4\)"):
         MinibatchDiscrimination(6)(torch.randn(2, 6, 4, 4))
 
 

@@ -18,7 +18,9 @@ from gan_blocks import (
 
 
 def test_wrong_feature_size_names_the_network_and_both_shapes():
-    with pytest.raises(ValueError, match=r"MLPGenerator: z should have shape \(N, 3\), got \(5, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"MLPGenerator: z should have shape \(N, 3\), got \(5, 4\)"
+    ):
         MLPGenerator(3, (2,))(torch.randn(5, 4))
     with pytest.raises(ValueError, match=r"shape \(N, 1, 8, 8\), got \(5, 64\)"):
         MLPDiscriminator((1, 8, 8))(torch.randn(5, 64))

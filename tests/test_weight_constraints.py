@@ -845,7 +845,9 @@ def test_discriminator_that_has_spectral_norm_already_is_left_as_it_is():
 
 
 @pytest.mark.parametrize("input_shape", [None, (1, 4, 4)])
-@pytest.mark.parametrize(("fill", "text"), [(0.0, "should .* but it is all zeros"), (math.nan, "should be finite")])
+@pytest.mark.parametrize(
+    ("fill", "text"), [(0.0, "should .* but it is all zeros"), (math.nan, "should be finite")]
+)
 def test_weight_without_a_norm_is_refused(input_shape, fill, text):
     layer = nn.Conv2d(1, 1, 3)
     layer.weight.data.fill_(fill)

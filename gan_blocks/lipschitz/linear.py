@@ -22,14 +22,21 @@ _ROUNDING = 1 + 1e-9
 def finite(weight: Tensor, module: Any) -> Tensor:
     """The weight of a module in float64; refused if complex, not finite, empty or without values."""
     if weight.is_complex():
-        raise TypeError(f"no Lipschitz bound is known for complex weights, as in {module}")
+        raise TypeError(
+            f"module should have real weights; no Lipschitz bound is known for complex weights, as in "
+            f"{module}"
+        )
     if weight.is_meta:
-        raise ValueError(f"the weights of {module} lie on the meta device and have no values")
+        raise ValueError(
+            f"module should have weights with values; those of {module} lie on the meta device"
+        )
     if not weight.numel():
         raise ValueError(f"{module} has weights without entries")
     weight = weight.detach().cpu().double()
     if not bool(weight.isfinite().all()):
-        raise ValueError(f"{module} has weights that are not finite")
+        raise ValueError(
+            f"module should have finite weights; {module} has weights that are not finite"
+        )
     return weight
 
 

@@ -334,7 +334,10 @@ def divergences() -> list[Entry]:
             return v
 
         made += [
-            method(block, "bound", "divergence", lambda: {"real": draw(6), "fake": draw(4, seed=6)}, bound),
+            method(
+                block, "bound", "divergence",
+                lambda: {"real": draw(6), "fake": draw(4, seed=6)}, bound,
+            ),
             method(
                 block, "between", "divergence",
                 lambda: {"p": draw(3, 5).softmax(-1), "q": draw(3, 5, seed=6).softmax(-1)}, between,
@@ -385,7 +388,7 @@ def _gaussians(block: Any, p: Any, q: Any) -> Any:
     except NotImplementedError:
         raise NoReference from None
     a, b = (Normal(float(n.mean), float(n.stddev)) for n in (p, q))
-    density_p, density_q = a.log_prob(x).exp(), b.log_prob(x).exp()
+    density_q = b.log_prob(x).exp()
     ratio = (a.log_prob(x) - b.log_prob(x)).exp()
     return ((density_q * block().f(ratio)).sum() * (x[1] - x[0])).to(torch.float64)
 
@@ -527,15 +530,7 @@ def penalties() -> list[Entry]:
                 ("generator",), optional=("generator",),
             ),
         ]  # fmt: skip
-    made += [
-        method(
-            functools.partial(make, {"block": "Lazy", "penalty": {"block": "R1Penalty"}, "every": 4}),
-            "adam", "penalty",
-            lambda: {"lr": 0.5, "betas": [torch.tensor(0.0), torch.tensor(0.5)]},
-            lambda lr, betas: _no(),
-        )
-    ]  # fmt: skip
-    return made[:-1]
+    return made
 
 
 def _no() -> Any:
@@ -714,8 +709,7 @@ def auxiliary() -> list[Entry]:
         return [[draw(3, 2, 4, seed=seed), draw(3, 1, seed=seed)], [draw(3, 5, seed=seed)]]
 
     def layer_distances(real_features: Any, fake_features: Any) -> Tensor:
-        right, other = maps(5), maps(6)
-        same = [[x.shape for x in m] for m in right]
+        same = [[x.shape for x in m] for m in maps(5)]
         for given in (real_features, fake_features):
             if [[x.shape for x in m] for m in given] != same:
                 raise NoReference
@@ -763,8 +757,14 @@ def auxiliary() -> list[Entry]:
             ("generator",), optional=("generator",),
             legal=GRAPH
             | dict.fromkeys(
-                ("a dimension more at the end", "a feature less", "a feature more")
-                + ("flattened samples", "the last dimension less", "float8_e4m3fn"),
+                (
+                    "a dimension more at the end",
+                    "a feature less",
+                    "a feature more",
+                    "flattened samples",
+                    "the last dimension less",
+                    "float8_e4m3fn",
+                ),
                 "images of any shape",
             ),
         ),
@@ -808,7 +808,7 @@ def _schedule(name: str, step: Any) -> float:
     return 0.5 + 1.5 * share
 
 
-# --- layers and networks ---------------------------------------------------------------------------------
+# --- layers and networks ---------------------------------------------------------------------------
 
 
 def layers() -> list[Entry]:
@@ -969,7 +969,7 @@ def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-# --- what goes around a network ------------------------------------------------------------------------------
+# --- what goes around a network --------------------------------------------------------------------
 
 
 def training() -> list[Entry]:
@@ -1107,14 +1107,9 @@ def training() -> list[Entry]:
         potential = f(draw(5, 2).double())
         if not len(z):
             return z[:, 0]
-        return torch.stack(
-            [
-                torch.stack(
-                    [v - (row - x).square().sum().sqrt() for v, x in zip(potential, draw(5, 2).double(), strict=True)]
-                ).max()
-                for row in z
-            ]
-        )  # fmt: skip
+        points = draw(5, 2).double()
+        rows = [[v - (a - x).norm() for v, x in zip(potential, points, strict=True)] for a in z]
+        return torch.stack([torch.stack(row).max() for row in rows])
 
     def conditional() -> Call:
         block = registry.build(
@@ -1185,30 +1180,155 @@ def training() -> list[Entry]:
         return Call(gan_blocks.EMA(two_layers()), {"x": draw(4, 3)})
 
     return [
-        Entry("EMA", "training", ema, lambda g: averaged(**g), optional=("rampup",), defaulted=("half_life",)),
+        Entry(
+            "EMA",
+            "training",
+            ema,
+            lambda g: averaged(**g),
+            optional=("rampup",),
+            defaulted=("half_life",),
+        ),
         Entry("EMA.update", "training", updated, lambda g: halfway(**g)),
-        Entry("EMA.forward", "training", ema_forward, lambda g: outputs(two_layers(), _as_tensor(g["x"])), signature=False, passes_on=True),
+        Entry(
+            "EMA.forward",
+            "training",
+            ema_forward,
+            lambda g: outputs(two_layers(), _as_tensor(g["x"])),
+            signature=False,
+            passes_on=True,
+        ),
         Entry("FeatureExtractor", "training", extracted, lambda g: features(**g)),
-        Entry("FeatureExtractor.forward", "training", forwarded, lambda g: _hidden(g["x"]), signature=False, passes_on=True),
-        plain("lipschitz_bound", "lipschitz", gan_blocks.lipschitz_bound, lambda: {"module": two_layers(), "input_shape": (3,)}, bound),
-        plain("lipschitz_rule", "lipschitz", lambda *a, **k: gan_blocks.lipschitz_rule(*a, **k) and None, lambda: {"classes": nn.Bilinear}, lambda classes: None if isinstance(classes, type) and issubclass(classes, nn.Module) else _no(), signature=False),
-        plain("wasserstein_distance", "lipschitz", gan_blocks.wasserstein_distance, lambda: {"x": draw(5), "y": draw(4, seed=6)}, on_a_line),
-        plain("wasserstein_distance/plane", "lipschitz", gan_blocks.wasserstein_distance, lambda: {"x": draw(4, 2), "y": draw(4, 2, seed=6)}, in_the_plane),
+        Entry(
+            "FeatureExtractor.forward",
+            "training",
+            forwarded,
+            lambda g: _hidden(g["x"]),
+            signature=False,
+            passes_on=True,
+        ),
+        plain(
+            "lipschitz_bound",
+            "lipschitz",
+            gan_blocks.lipschitz_bound,
+            lambda: {"module": two_layers(), "input_shape": (3,)},
+            bound,
+        ),
+        plain(
+            "lipschitz_rule",
+            "lipschitz",
+            lambda *a, **k: gan_blocks.lipschitz_rule(*a, **k) and None,
+            lambda: {"classes": nn.Bilinear},
+            lambda classes: (
+                None if isinstance(classes, type) and issubclass(classes, nn.Module) else _no()
+            ),
+            signature=False,
+        ),
+        plain(
+            "wasserstein_distance",
+            "lipschitz",
+            gan_blocks.wasserstein_distance,
+            lambda: {"x": draw(5), "y": draw(4, seed=6)},
+            on_a_line,
+        ),
+        plain(
+            "wasserstein_distance/plane",
+            "lipschitz",
+            gan_blocks.wasserstein_distance,
+            lambda: {"x": draw(4, 2), "y": draw(4, 2, seed=6)},
+            in_the_plane,
+        ),
         Entry("wasserstein_critic", "lipschitz", critic, lambda g: on_a_line(**g)),
         Entry("wasserstein_critic.critic", "lipschitz", values, lambda g: on_real(**g)),
-        plain("checked_labels", "authoring", labels.checked_labels, lambda: {"labels": torch.tensor([2, 0, 1]), "count": 3}, checked),
+        plain(
+            "checked_labels",
+            "authoring",
+            labels.checked_labels,
+            lambda: {"labels": torch.tensor([2, 0, 1]), "count": 3},
+            checked,
+        ),
         Entry("labels_for", "authoring", conditional, lambda g: checked(**g)),
-        plain("distributed.draw", "authoring", distributed.draw, lambda: {"distribution": torch.rand, "shape": (4, 2), "device": torch.device("cpu"), "generator": _generator(), "dtype": torch.float32}, sampled, optional=("generator",), defaulted=("dtype",)),
-        plain("distributed.mean", "authoring", distributed.mean, lambda: {"x": draw(4, 3), "dim": 0}, over, optional=("dim",)),
-        plain("distributed.all_reduce", "authoring", distributed.all_reduce, lambda: {"x": draw(4, 3)}, whole, legal={"complex64": "no number is changed"}),
-        plain("distributed.all_gather", "authoring", distributed.all_gather, lambda: {"x": draw(4, 3)}, whole, legal={"complex64": "no number is changed"}),
-        plain("distributed.place_in_batch", "authoring", distributed.place_in_batch, lambda: {"x": draw(4, 3)}, start, legal={"complex64": "no number is changed"}),
-        plain("distributed.process_group", "authoring", process_group, lambda: {"group": "local"}, lambda group: torch.tensor(1) if group in ("local", None) else _no(), optional=("group",)),
-        plain("at_least_float32", "authoring", precision.at_least_float32, lambda: {"x": draw(4, 3)}, whole),
-        plain("without_autocast", "authoring", without_autocast, lambda: {"x": draw(4, 3)}, autocast_is_off, legal=dict.fromkeys(("complex64", "meta among cpu"), "the device is what counts")),
-        plain("build", "spec", build, lambda: {"spec": {"block": "HingeLoss"}, "kind": "loss"}, the_same, optional=("kind",)),
-        plain("to_spec", "spec", registry.to_spec, lambda: {"block": gan_blocks.HingeLoss()}, _spec),
-    ]  # fmt: skip
+        plain(
+            "distributed.draw",
+            "authoring",
+            distributed.draw,
+            lambda: {
+                "distribution": torch.rand,
+                "shape": (4, 2),
+                "device": torch.device("cpu"),
+                "generator": _generator(),
+                "dtype": torch.float32,
+            },
+            sampled,
+            optional=("generator",),
+            defaulted=("dtype",),
+        ),
+        plain(
+            "distributed.mean",
+            "authoring",
+            distributed.mean,
+            lambda: {"x": draw(4, 3), "dim": 0},
+            over,
+            optional=("dim",),
+        ),
+        plain(
+            "distributed.all_reduce",
+            "authoring",
+            distributed.all_reduce,
+            lambda: {"x": draw(4, 3)},
+            whole,
+            legal={"complex64": "no number is changed"},
+        ),
+        plain(
+            "distributed.all_gather",
+            "authoring",
+            distributed.all_gather,
+            lambda: {"x": draw(4, 3)},
+            whole,
+            legal={"complex64": "no number is changed"},
+        ),
+        plain(
+            "distributed.place_in_batch",
+            "authoring",
+            distributed.place_in_batch,
+            lambda: {"x": draw(4, 3)},
+            start,
+            legal={"complex64": "no number is changed"},
+        ),
+        plain(
+            "distributed.process_group",
+            "authoring",
+            process_group,
+            lambda: {"group": "local"},
+            lambda group: torch.tensor(1) if group in ("local", None) else _no(),
+            optional=("group",),
+        ),
+        plain(
+            "at_least_float32",
+            "authoring",
+            precision.at_least_float32,
+            lambda: {"x": draw(4, 3)},
+            whole,
+        ),
+        plain(
+            "without_autocast",
+            "authoring",
+            without_autocast,
+            lambda: {"x": draw(4, 3)},
+            autocast_is_off,
+            legal=dict.fromkeys(("complex64", "meta among cpu"), "the device is what counts"),
+        ),
+        plain(
+            "build",
+            "spec",
+            build,
+            lambda: {"spec": {"block": "HingeLoss"}, "kind": "loss"},
+            the_same,
+            optional=("kind",),
+        ),
+        plain(
+            "to_spec", "spec", registry.to_spec, lambda: {"block": gan_blocks.HingeLoss()}, _spec
+        ),
+    ]
 
 
 def _spec(block: Any) -> Any:
