@@ -15,11 +15,14 @@ from torch import Tensor, nn
 Dimensions = tuple[int | str | EllipsisType, ...]
 """A size, a letter for any size, or an ellipsis, first or last, for any further dimensions."""
 
+_ANY: Dimensions = (...,)
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 
 def check_tensor(
     name: str,
     x: Any,
-    shape: Dimensions = (...,),
+    shape: Dimensions = _ANY,
     *,
     of: Any = None,
     floating: bool = True,
@@ -39,7 +42,7 @@ def check_tensor(
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{_of(of)}{name} should be a tensor, got {type_name(x)}")
-    if floating and (not x.is_floating_point() or x.dtype.itemsize < 2):
+    if floating and x.dtype not in _FLOATS:
         raise TypeError(
             f"{_of(of)}{name} should be floating point, float16 at least, got {x.dtype}"
         )
@@ -47,7 +50,7 @@ def check_tensor(
         raise TypeError(
             f"{_of(of)}{name} should be a dense tensor, got {x.layout}: call to_dense()"
         )
-    fits = _fits(x.shape, shape) and (empty or x.numel() > 0)
+    fits = (shape == _ANY or _fits(x.shape, shape)) and (empty or x.numel() > 0)
     if not fits or (smallest and min(x.shape[2:]) < smallest):
         least = f", {' and '.join(map(str, shape[2:]))} at least {smallest}" if smallest else ""
         none = "" if empty else ", not empty"
