@@ -76,13 +76,19 @@ def shown_shape(shape: Dimensions) -> str:
 
 
 def _fits(actual: tuple[int, ...], shape: Dimensions) -> bool:
-    if shape and shape[-1] is ...:
-        actual, shape = actual[: len(shape) - 1], shape[:-1]
-    elif shape and shape[0] is ...:
-        actual, shape = actual[max(len(actual) - len(shape) + 1, 0) :], shape[1:]
-    if len(actual) != len(shape):
+    if shape and shape[0] is ...:
+        actual, shape = actual[::-1], shape[::-1]
+    count = len(shape)
+    if count and shape[-1] is ...:
+        count -= 1
+        if len(actual) < count:
+            return False
+    elif len(actual) != count:
         return False
-    return all(isinstance(n, str) or m == n for m, n in zip(actual, shape, strict=True))
+    for i in range(count):
+        if not isinstance(shape[i], str) and actual[i] != shape[i]:
+            return False
+    return True
 
 
 def check_module(name: str, module: Any, *, of: Any = None) -> None:
