@@ -17,11 +17,14 @@ from torch import Tensor, nn
 Dimensions = tuple[int | str | EllipsisType, ...]
 """A size, a letter for any size, or an ellipsis, first or last, for any further dimensions."""
 
+_ANY: Dimensions = (...,)
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 
 def check_tensor(
     name: str,
     x: Any,
-    shape: Dimensions = (...,),
+    shape: Dimensions = _ANY,
     *,
     of: Any = None,
     floating: bool = True,
@@ -41,7 +44,7 @@ def check_tensor(
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{_of(of)}{name} should be a tensor, got {type_name(x)}")
-    if floating and (not x.is_floating_point() or x.dtype.itemsize < 2):
+    if floating and x.dtype not in _FLOATS:
         raise TypeError(
             f"{_of(of)}{name} should be floating point, float16 at least, got {x.dtype}"
         )
@@ -49,7 +52,7 @@ def check_tensor(
         raise TypeError(
             f"{_of(of)}{name} should be a dense tensor, got {x.layout}: call to_dense()"
         )
-    fits = _fits(x.shape, shape) and (empty or x.numel() > 0)
+    fits = (shape == _ANY or _fits(x.shape, shape)) and (empty or x.numel() > 0)
     if not fits or (smallest and min(x.shape[2:]) < smallest):
         least = f", {' and '.join(map(str, shape[2:]))} at least {smallest}" if smallest else ""
         if shape == (...,):
@@ -77,13 +80,19 @@ def shown_shape(shape: Dimensions) -> str:
 
 
 def _fits(actual: tuple[int, ...], shape: Dimensions) -> bool:
-    if shape and shape[-1] is ...:
-        actual, shape = actual[: len(shape) - 1], shape[:-1]
-    elif shape and shape[0] is ...:
-        actual, shape = actual[max(len(actual) - len(shape) + 1, 0) :], shape[1:]
-    if len(actual) != len(shape):
+    if shape and shape[0] is ...:
+        actual, shape = actual[::-1], shape[::-1]
+    count = len(shape)
+    if count and shape[-1] is ...:
+        count -= 1
+        if len(actual) < count:
+            return False
+    elif len(actual) != count:
         return False
-    return all(isinstance(n, str) or m == n for m, n in zip(actual, shape, strict=True))
+    for i in range(count):  # noqa: SIM110, all() takes twice as long
+        if not isinstance(shape[i], str) and actual[i] != shape[i]:
+            return False
+    return True
 
 
 def check_module(name: str, module: Any, *, of: Any = None) -> None:

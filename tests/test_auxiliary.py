@@ -269,7 +269,7 @@ def test_adaptive_weight_says_what_is_wrong_with_its_losses():
     for bad in (x.sum(), nn.Linear(3, 3).weight.sum()):
         with pytest.raises(ValueError, match="adversarial_loss does not depend on last_layer"):
             AdaptiveWeight()(good, bad, last)
-    with pytest.raises(TypeError, match=r"got Linear; pass layer.weight"):
+    with pytest.raises(TypeError, match=r"got Linear: pass layer.weight"):
         AdaptiveWeight()(good, good, network[-1])
 
 

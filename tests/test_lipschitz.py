@@ -952,7 +952,7 @@ def test_rules_can_be_added():
         (nn.Flatten(0), (4,), r"of 2 it makes something of shape \(8,\)"),
         (nn.ZeroPad2d(1), (4,), r"of 2 it makes something of shape \(4, 6\)"),
         (nn.Sequential(nn.ReLU(), nn.MaxPool2d(9)), (1, 4, 4), "MaxPool2d does not take samples"),
-        (DCGANDiscriminator(8, width=2, norm="none"), (1, 9, 9), "takes images of shape"),
+        (DCGANDiscriminator(8, width=2, norm="none"), (1, 9, 9), "x should have shape"),
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(module, shape, text):

@@ -11,6 +11,7 @@ from misuse.kinds import everything
 from torch import Tensor
 
 import gan_blocks
+from gan_blocks._checks import check_tensor
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,7 @@ def test_a_number_made_of_a_string_is_found():
 
 def test_errors_of_torch_and_of_python_are_told_from_ours():
     def checked(x):
-        gan_blocks._checks.check_tensor("x", x)
+        check_tensor("x", x)
         return x.mean()
 
     unchecked, ours = judged(lambda x: x.mean()), judged(checked)

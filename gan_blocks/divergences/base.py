@@ -47,8 +47,9 @@ def _checked(
     def checked(self: Any, *args: Any, **kwargs: Any) -> Tensor:
         for name, x in zip(names, args, strict=False):
             check(name, x)
-        for name in kwargs.keys() & names:
-            check(name, kwargs[name])
+        for name in kwargs:
+            if name in names:
+                check(name, kwargs[name])
         return method(self, *args, **kwargs)
 
     return checked

@@ -14,6 +14,7 @@ from cases.constraints import polar_factor
 from cases.penalties import norm_at
 from torch import Tensor, nn
 from torch.distributions import Normal
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 import gan_blocks
@@ -581,7 +582,7 @@ def _real_layers(module: Any) -> list[nn.Linear]:
     if not isinstance(module, nn.Module):
         raise NoReference
     layers = [m for m in module.modules() if isinstance(m, nn.Linear)]
-    lazy = any(isinstance(m, nn.modules.lazy.LazyModuleMixin) for m in module.modules())
+    lazy = any(isinstance(m, LazyModuleMixin) for m in module.modules())
     if lazy or not layers or any(p.is_complex() for p in module.parameters()):
         raise NoReference
     return layers
@@ -994,7 +995,8 @@ def training() -> list[Entry]:
             return model(x.double())
         if not isinstance(model, nn.Sequential) or len(model) != 3 or x.shape[-1:] != (3,):
             raise NoReference
-        first, last = copy.deepcopy(model[0]).double(), copy.deepcopy(model[2]).double()
+        first: Any = copy.deepcopy(model[0]).double()
+        last: Any = copy.deepcopy(model[2]).double()
         rows = [torch.tanh(first.weight @ r + first.bias) for r in x.double().reshape(-1, 3)]
         out = [last.weight @ row + last.bias for row in rows]
         return torch.stack(out).detach().view(*x.shape[:-1], 2) if out else x[..., :2].double()
@@ -1038,7 +1040,7 @@ def training() -> list[Entry]:
             raise NoReference
         if not isinstance(layers, list | tuple) or "1" not in layers:
             raise NoReference
-        first = copy.deepcopy(network[0]).double()
+        first: Any = copy.deepcopy(network[0]).double()
         return torch.stack(
             [torch.tanh(first.weight @ row + first.bias) for row in draw(4, 3).double()]
         ).detach()

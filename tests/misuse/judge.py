@@ -216,8 +216,7 @@ def _signatures(entry: Entry, right: Call, expected: Callable[[], Any]) -> Itera
         given = entry.make().arguments
         same_type = isinstance(given[a], Tensor) == isinstance(given[b], Tensor)
 
-        def value(given: Any = given, s: Any = swapped, known: bool = same_type) -> Any:
-            return _expected(entry, s(given)) if known else NoReference
+        value = functools.partial(_expected, entry, swapped(given)) if same_type else unknown
 
         if same_type and "swapped" in entry.legal:
             continue
