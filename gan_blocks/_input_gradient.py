@@ -95,7 +95,7 @@ def _by_autograd(critic: Critic, points: Tensor) -> tuple[list[Tensor], int | No
     copied = points.clone()
     with _WatchesBatchNorm() as watch:
         logits = critic(copied)
-    return gradients_of_logits(logits, points), watch.channels
+    return gradients_of_logits(logits, points, _NAME), watch.channels
 
 
 class _WatchesBatchNorm(TorchFunctionMode):
@@ -178,15 +178,15 @@ def _pulled(pull_back: Any, totals: tuple[Tensor, ...], i: int) -> Tensor:
 # --- gradients of given logits -------------------------------------------------------------------
 
 
-def gradients_of_logits(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of each sample's logits with respect to that sample, flattened to `(N, d)`.
+def gradients_of_logits(
+    logits: Logits, inputs: Tensor | Sequence[Tensor], name: str = "logits"
+) -> list[Tensor]:
+    """Return the gradient of each sample's logits with respect to that sample, flattened to `(N, d)`.
 
     One for each sub-critic; `inputs` are those of all of them, or one for each.
     """
-    outputs = sub_critics(_NAME, logits)
-    points: list[Any] = (
-        list(inputs) if isinstance(inputs, list | tuple) else [inputs] * len(outputs)
-    )
+    outputs = sub_critics(name, logits)
+    points: list[Any] = inputs if isinstance(inputs, list) else [inputs] * len(outputs)
     if len(points) != len(outputs):
         raise ValueError(
             f"inputs should be a tensor, or one for each of {len(outputs)} sub-discriminators, got "
@@ -194,7 +194,7 @@ def gradients_of_logits(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> li
         )
     for x in points:
         check_tensor("inputs", x, ("N", ...), empty=False)
-    return [_gradient(y, x) for y, x in zip(outputs, points, strict=True)]
+    return [_gradient(name, y, x) for y, x in zip(outputs, points, strict=True)]
 
 
 def refuse_float16(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> None:
@@ -205,12 +205,13 @@ def refuse_float16(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> None:
                 x.dtype == torch.float16 or _autocast(x) == torch.float16
             ):
                 raise ValueError(
-                    "float16 holds no gradient below 6e-8, so the penalty may vanish: call "
-                    "penalty(critic, ...), which computes in float32, or use bfloat16"
+                    "logits and inputs should not be float16, which holds no gradient below 6e-8, so that "
+                    "the penalty may vanish: call penalty(critic, ...), which computes in float32, or use "
+                    "bfloat16"
                 )
 
 
-def _gradient(logits: Tensor, points: Tensor) -> Tensor:
+def _gradient(name: str, logits: Tensor, points: Tensor) -> Tensor:
     _check_rows(logits, points)
     if not points.requires_grad:
         raise ValueError(
@@ -225,7 +226,7 @@ def _gradient(logits: Tensor, points: Tensor) -> Tensor:
         )
     if gradient is None:
         raise ValueError(
-            "the critic's output does not depend on its input, and it must: is something detached, or "
+            f"{name} should depend on inputs, the critic's input, and does not: is something detached, or "
             "computed under no_grad, inside the critic?"
         )
     return at_least_float32(gradient).reshape(len(points), -1)

@@ -30,8 +30,8 @@ def sub_critics(name: str, logits: Logits) -> list[Tensor]:
     """The logits of each sub-discriminator, checked, in float32 at least."""
     if isinstance(logits, tuple):
         raise TypeError(
-            f"{name} is a tuple: is it (logits, features)? pass the logits only; several "
-            "sub-discriminators are a list"
+            f"{name} is a tuple: is it (logits, features)? pass the logits only, for a penalty "
+            "lambda x: critic(x)[0]; several sub-discriminators are a list"
         )
     tensors: list[Any] = logits if isinstance(logits, list) else [logits]
     if not tensors:
@@ -46,6 +46,10 @@ def sub_critics(name: str, logits: Logits) -> list[Tensor]:
                 f"sub-discriminators; {what} {type(x).__name__}"
             )
         check_tensor(name, x, empty=False)
+        if x.device != tensors[0].device:
+            raise ValueError(
+                f"{name} should be on one device, got {tensors[0].device} and {x.device}"
+            )
     return [at_least_float32(x) for x in tensors]
 
 
@@ -175,6 +179,11 @@ def squared_differences(
     shapes = [[tuple(x.shape) for x in group] for group in (first, second)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"{name} {shapes[0]} and {other_name} {shapes[1]} should be of one shape")
+    if first[0].device != second[0].device:
+        raise ValueError(
+            f"{name} and {other_name} should be on one device, got {first[0].device} and "
+            f"{second[0].device}"
+        )
     return [(x - y).square().mean() for x, y in zip(first, second, strict=True)]
 
 

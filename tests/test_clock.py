@@ -437,6 +437,16 @@ def test_annealed_noise_and_schedules_that_nobody_steps_warn_and_constant_noise_
         constant(x)
 
 
+def test_a_block_that_follows_takes_any_number_of_parts_of_a_batch():
+    penalty, critic = PENALTIES["lazy in scheduled"](), linear_critic()
+    optimizer, real = optimizer_of(critic), torch.randn(1, 3, dtype=F64)
+    gb.follow(optimizer, penalty)
+    for _ in range(FORGOTTEN + 44):
+        penalty(critic, real)
+    optimizer.step()
+    penalty(critic, real)
+
+
 # --- authors of blocks -------------------------------------------------------------------------------
 
 
@@ -613,6 +623,14 @@ class Clock(RuleBasedStateMachine):
 
 TestClock = Clock.TestCase
 TestClock.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def test_a_block_that_overrides_step_is_refused_when_its_class_is_made():
+    with pytest.raises(TypeError, match="Counts should override on_step"):
+
+        class Counts(Clocked):  # pyright: ignore[reportUnusedClass]
+            def step(self):
+                pass
 
 
 def test_clocked_blocks_of_ones_own_need_on_step_only():

@@ -72,7 +72,7 @@ def test_penalty_of_several_sub_discriminators_is_the_sum_or_the_mean_of_theirs(
 @exact
 def test_a_sub_discriminator_that_ignores_its_input_is_refused(penalty):
     critic = smooth_critic(3, 4, 1).double()
-    with pytest.raises(ValueError, match="does not depend on its input"):
+    with pytest.raises(ValueError, match="should depend on inputs"):
         penalty(lambda x: [critic(x), torch.zeros(len(x))], *pair(4, 3))
 
 
@@ -454,9 +454,9 @@ def test_float16_logits_are_refused_where_nothing_can_be_saved():
     critic, x = tiny_slopes(), pair(4, 64, dtype=torch.float32)[0].requires_grad_()
     with torch.autocast("cpu", torch.float16):
         logits = critic(x)
-        with pytest.raises(ValueError, match="float16 holds no gradient below 6e-8"):
+        with pytest.raises(ValueError, match="holds no gradient below 6e-8"):
             gb.R1Penalty().from_logits(logits.float(), x)
-    with pytest.raises(ValueError, match="float16 holds no gradient below 6e-8"):
+    with pytest.raises(ValueError, match="holds no gradient below 6e-8"):
         gb.R2Penalty().from_logits([logits], x)
     with torch.autocast("cpu", torch.bfloat16):
         assert gb.R1Penalty().from_logits(critic(x), x) > 0

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from gan_blocks import RenamedWarning, block, registry
-from gan_blocks.authoring import Averaging
+from gan_blocks.authoring import Averaging, Clocked
 from gan_blocks.testing import CHECKS, Case, check, names_of_checks, parametrize
 from gan_blocks.types import PositiveFloat
 
@@ -307,6 +307,28 @@ def test_block_broken_on_purpose_is_noticed(name):
     assert f"{__file__}:" in message
 
 
+class Warming(Clocked):
+    """Twice its input, as much as the steps have warmed it."""
+
+    def __init__(self, offset: float = 0.25) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.5, -0.5]))
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.step_count * Doubling.forward(self, x)  # type: ignore[arg-type]
+
+
+def test_a_case_tests_a_later_state_of_a_clocked_block():
+    wrong = {"reference": lambda block, x: 7 * block.step_count * doubled(block, x)}
+    right = {"reference": lambda block, x: block.step_count * doubled(block, x)}
+    with pytest.raises(AssertionError, match="the reference of a new block is 0"):
+        check(case_of("warming", Warming, {}, wrong), "literal_reference")
+    with pytest.raises(AssertionError, match="not close"):
+        check(case_of("warming", Warming, {}, wrong | {"steps": 3}), "literal_reference")
+    check(case_of("warming", Warming, {}, right | {"steps": 3}), "literal_reference")
+
+
 @pytest.mark.parametrize(
     ("name", "cls", "claims", "message"),
     [
@@ -431,6 +453,7 @@ def test_checks_left_out_with_a_reason_do_not_run():
         ({"inputs": (torch.ones(2),)}, "inputs should be a function, got (tensor"),
         ({"reference": None}, "reference should be a function, got None"),
         ({"detached": 1}, "detached should be a tuple of places, such as (1,), got 1"),
+        ({"steps": -1}, "steps should be an integer of at least 0, got -1"),
         ({"without": ["gradient"]}, "without should give each name of a check its reason"),
         ({"expected_failures": {"gradient": ""}}, "expected_failures should give each"),
     ],

@@ -201,7 +201,6 @@ SHAPES: list[tuple[str, type, dict[str, Any], str]] = [
     ("schedule", nn.Module, schedule(), r"does not derive from gan_blocks\.authoring\.Clocked"),
     ("schedule", Clocked, schedule(forward=alone), r"schedule\(\)"),
     ("schedule", Clocked, schedule(at=takes_nothing), r"schedule\.at\(step\)"),
-    ("schedule", Clocked, schedule(step=None), r"schedule\.step\(\)"),
     ("divergence", Plain, {"f": alone, "conjugate": alone, "activation": alone}, "derivative"),
     ("divergence", gan_blocks.KL, {}, ""),
     ("divergence", gan_blocks.KL, {"bound": bound}, r"divergence\.bound\(real, fake\)"),

@@ -59,6 +59,13 @@ class Clocked(WideBuffers):
     steps_children = True
     """Whether a step of this block is also one of the clocked blocks inside of it."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "step" in vars(cls):
+            raise TypeError(
+                f"{cls.__name__} should override on_step, which every optimizer step calls, not step"
+            )
+
     def __init__(self, *, device: torch.device | str | int | None = None) -> None:
         super().__init__()
         self.register_buffer("step_count", torch.zeros((), dtype=torch.int64, device=device))
@@ -84,7 +91,8 @@ class Clocked(WideBuffers):
     def note_forward(self, *, required: bool = False) -> None:
         """Notice that nobody steps the block; call it in a `forward` that needs the steps.
 
-        Only forwards that train count: in training mode, with gradients, outside of compiled graphs.
+        Only forwards that train count: in training mode, with gradients, outside of compiled graphs, of a
+        block that follows no optimizer.
 
         Args:
             required: Whether a block that never advances trains something else than was asked for, so
@@ -94,6 +102,8 @@ class Clocked(WideBuffers):
             RuntimeError: At the 256th forward since the last step, if `required`.
         """
         if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
+            return
+        if follows(self):  # then many forwards are the parts of one batch
             return
         self._forwards_since_step += 1
         if self._forwards_since_step < FORGOTTEN:

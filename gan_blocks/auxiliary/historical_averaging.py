@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._checks import check_module
 from gan_blocks.authoring import Clocked
 from gan_blocks.precision import at_least_float32
 from gan_blocks.spec import block
@@ -65,10 +66,12 @@ class HistoricalAveraging(Clocked):
 
     def forward(self, module: nn.Module) -> Tensor:
         """Return the squared distance of the module's parameters from their average."""
+        check_module("module", module)
         parameters = [at_least_float32(p) for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError(
-                f"this {type(module).__name__} has no parameters that require a gradient"
+                f"module should have parameters that require a gradient; this {type(module).__name__} "
+                "has none"
             )
         # A copy, even of a single parameter: the optimizer changes it in place.
         theta = torch.cat([p.reshape(-1) for p in parameters])

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gan_blocks._checks import type_name
 from gan_blocks.spec import block
 from gan_blocks.types import ALL_FLOATS, PositiveInt
 
@@ -47,17 +48,17 @@ def pack(x: Tensor, m: int) -> Tensor:
 
 def _check(x: Any, m: Any) -> None:
     if not isinstance(x, Tensor):
-        raise TypeError(f"pack joins samples in a tensor, got {type(x).__name__}")
+        raise TypeError(f"x should be a tensor of samples, got {type_name(x)}")
     if not isinstance(m, int) or isinstance(m, bool):
         raise TypeError(f"m should be the number of samples of a pack, got {m!r}")
     if m < 1:
         raise ValueError(f"m should be 1 or more, got {m}")
     if x.dim() < 2:
-        raise ValueError(f"pack takes samples of shape (N, C, ...), got {tuple(x.shape)}")
+        raise ValueError(f"x should have shape (N, C, ...), got {tuple(x.shape)}")
     if x.shape[0] % m:
         raise ValueError(
-            f"pack joins each {m} samples, got {x.shape[0]}: make the batch a multiple of {m}, and drop "
-            "what is left over at the end of an epoch"
+            f"x should hold a multiple of {m} samples, which pack joins {m} by {m}, got {x.shape[0]}: "
+            "drop what is left over at the end of an epoch"
         )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_blocks._arguments import shown
+from gan_blocks.authoring.clock import step
 from gan_blocks.registry import Entry, registry
 
 Make = Callable[..., Tensor]
@@ -68,6 +69,7 @@ class Case:
         note: Tells the cases of one block apart in the test's name.
         expected_failures: Names of checks that must fail, each with the reason. A check that then
             passes is an error.
+        steps: How many optimizer steps a clocked block has seen before anything is checked.
         without: Names of checks to leave out, each with the reason, for instance finite differences of
             a function with kinks.
 
@@ -97,12 +99,15 @@ class Case:
     note: str = ""
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     without: Mapping[str, str] = field(default_factory=dict)
+    steps: int = 0
     where: str = field(init=False, default="", compare=False)
 
     def __post_init__(self) -> None:
         wrong = None
         if not isinstance(self.spec, Mapping) or not isinstance(self.spec.get("block"), str):
             wrong = f'spec should be a table such as {{"block": NAME}}, got {shown(self.spec)}'
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 0:
+            wrong = f"steps should be an integer of at least 0, got {shown(self.steps)}"
         for name in ("inputs", "reference", "call"):
             if not callable(value := getattr(self, name)):
                 wrong = f"{name} should be a function, got {shown(value)}"
@@ -145,6 +150,8 @@ class Case:
                     continue
                 if bool((weight == weight.flatten()[:1]).all()):
                     weight.data = torch.randn(weight.shape, dtype=torch.float64).to(weight) / 2
+        for _ in range(self.steps):
+            step(block)
         return block
 
     def tensors(

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gan_blocks._arguments import did_you_mean, shown
+from gan_blocks.authoring import Clocked
 from gan_blocks.authoring.clock import step
 from gan_blocks.distributed import Draw, _source, process_group
 from gan_blocks.errors import InvalidArgumentsError
@@ -237,6 +238,9 @@ def literal_reference(case: Case) -> None:
     actual = case.run(block, *inputs)
     expected = case.run_reference(block, *inputs)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+    assert not isinstance(block, Clocked) or not expected.numel() or bool(expected.any()), (
+        "the reference of a new block is 0, which tests nothing: give the case steps, such as steps=3"
+    )
 
 
 @_applies_when(_always)

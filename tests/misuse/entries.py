@@ -455,6 +455,12 @@ def schedule() -> Any:
     return registry.build({"block": "LinearSchedule", "start": 0.5, "end": 2.0, "steps": 8})
 
 
+def trained_samples() -> dict[str, Any]:
+    """Samples, and a critic with a weight: a frozen one is refused."""
+    weight = torch.ones((), requires_grad=True)
+    return samples() | {"critic": lambda x: weight * smooth_critic(x)}
+
+
 def penalties() -> list[Entry]:
     """Each with real and generated samples of its own."""
     make = registry.build
@@ -494,7 +500,8 @@ def penalties() -> list[Entry]:
     ]  # fmt: skip
     made = [
         method(
-            functools.partial(make, spec), "", "penalty", samples, reference, ("generator",),
+            functools.partial(make, spec), "", "penalty",
+            trained_samples if "Approximate" in spec["block"] else samples, reference, ("generator",),
             ignored=ignored, optional=optional,
         )
         for spec, reference, ignored, optional in table
@@ -521,7 +528,10 @@ def penalties() -> list[Entry]:
         made += [
             method(
                 build, "from_logits", "penalty",
-                lambda: {"logits": draw(4), "perturbed_logits": draw(4, seed=6)},
+                lambda: {
+                    "logits": draw(4).requires_grad_(),
+                    "perturbed_logits": draw(4, seed=6).requires_grad_(),
+                },
                 lambda logits, perturbed_logits: 100 * _pairs(logits, perturbed_logits),
             ),
             method(
@@ -906,7 +916,7 @@ def layers() -> list[Entry]:
 
     def with_reference() -> Call:
         network = gan_blocks.WithReference(gan_blocks.VirtualBatchNorm(3), draw(6, 3, seed=6))
-        return Call(network, {"x": draw(4, 3)})
+        return Call(network, {"input": draw(4, 3)})
 
     def by_virtual(network: Any, reference: Any) -> Tensor:
         if type(network) is not gan_blocks.VirtualBatchNorm or network.num_features != 3:
@@ -961,7 +971,7 @@ def layers() -> list[Entry]:
         ),
         Entry(
             "VirtualBatchNorm", "layer", with_reference,
-            lambda g: virtually(g["x"], draw(6, 3, seed=6).double()), signature=False,
+            lambda g: virtually(g["input"], draw(6, 3, seed=6).double()), signature=False,
         ),
     ]  # fmt: skip
 
@@ -1003,6 +1013,7 @@ def training() -> list[Entry]:
 
     def updated() -> Call:
         average = gan_blocks.EMA(two_layers(), half_life=64, rampup=None)
+        average.update(two_layers(), 1)  # the first update takes the weights as they are
 
         def call(*args: Any, **kwargs: Any) -> Tensor:
             average.update(*args, **kwargs)
