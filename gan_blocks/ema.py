@@ -31,10 +31,11 @@ class EMA(Clocked):
     last weights, which circle around it.
 
     The average stays in evaluation mode, whatever its parent does. It is found as `module`, to be saved
-    or sampled by itself. It and $n$ are in `state_dict`; to go on from a saved average, load that. All
-    weights are averaged in one operation for many tensors. Keep the average in float32 at least, with
-    `ema.float()` where the network itself is in half precision: there a change of less than 1/256 is
-    rounded away, and the average stands still.
+    or sampled by itself. It and $n$ are in `state_dict`; to go on from a saved average, load that. If
+    only the averaged network was saved, load it into `module` and set `samples` to the number of samples
+    seen, or the first update replaces it. All weights are averaged in one operation for many tensors.
+    Keep the average in float32 at least, with `ema.float()` where the network itself is in half
+    precision: there a change of less than 1/256 is rounded away, and the average stands still.
 
     Args:
         model: The network. `DistributedDataParallel` and `torch.compile` wrappers are removed.

@@ -39,7 +39,8 @@ class GradientBalancer(Averaging):
     The averages include the batch at hand and advance with the generator's optimizer: call
     [`follow`][gan_blocks.follow]`(optimizer, balancer)` once, or `balancer.step()` after each step. They
     are kept per sample, as the norm of $n g_i$ for a batch of $n$: the losses are taken to be means over
-    samples. So their state does not depend on the parts of an accumulated batch.
+    samples. So their state does not depend on the parts of an accumulated batch. EnCodec averages the
+    norm of $g_i$ itself, which is the same as long as the batch size stays the same.
 
     **With gradient accumulation add up the parts; do not divide by their number.** Each part's gradient
     is normalized already, so that each sample's gradient has the norm that it has in the whole batch.
