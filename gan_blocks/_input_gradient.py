@@ -205,9 +205,9 @@ def refuse_float16(logits: Logits, inputs: Tensor | Sequence[Tensor]) -> None:
                 x.dtype == torch.float16 or _autocast(x) == torch.float16
             ):
                 raise ValueError(
-                    "logits and inputs should not be float16, which holds no gradient below 6e-8, so that "
-                    "the penalty may vanish: call penalty(critic, ...), which computes in float32, or use "
-                    "bfloat16"
+                    "logits and inputs should not be float16, which holds no gradient below 6e-8, so "
+                    "that the penalty may vanish: call penalty(critic, ...), which computes in float32, "
+                    "or use bfloat16"
                 )
 
 
@@ -226,8 +226,8 @@ def _gradient(name: str, logits: Tensor, points: Tensor) -> Tensor:
         )
     if gradient is None:
         raise ValueError(
-            f"{name} should depend on inputs, the critic's input, and does not: is something detached, or "
-            "computed under no_grad, inside the critic?"
+            f"{name} should depend on inputs, the critic's input, and does not: is something detached, "
+            "or computed under no_grad, inside the critic?"
         )
     return at_least_float32(gradient).reshape(len(points), -1)
 

@@ -389,7 +389,7 @@ def test_labels_beyond_the_classes_are_refused_and_lists_too():
 )
 def test_integer_images_are_refused(layer):
     for dtype in (torch.uint8, torch.int64):
-        with pytest.raises(TypeError, match="floating.point"):
+        with pytest.raises(TypeError, match=r"floating.point"):
             layer(torch.ones(2, 1, 8, 8, dtype=dtype))
 
 

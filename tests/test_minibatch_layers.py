@@ -220,7 +220,7 @@ def test_large_means_keep_their_deviation_in_float32():
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (0, 2), (4, 0), (4, 2, 0)])
 def test_wrong_samples_are_refused(shape):
-    with pytest.raises(ValueError, match="x should have shape .* got"):
+    with pytest.raises(ValueError, match=r"x should have shape .* got"):
         MinibatchStdDev(4, num_channels=2)(torch.zeros(shape))
 
 
@@ -259,13 +259,13 @@ def test_packs_of_one_are_the_samples():
             torch.zeros(1, 2),
             4,
             ValueError,
-            "joins each 4 samples, got 1: make the batch a multiple",
+            "multiple of 4 samples, which pack joins 4 by 4, got 1",
         ),
         (
             torch.zeros(5, 2),
             4,
             ValueError,
-            "joins each 4 samples, got 5: make the batch a multiple",
+            "multiple of 4 samples, which pack joins 4 by 4, got 5",
         ),
         (torch.zeros(4), 4, ValueError, r"shape \(N, C, ...\), got \(4,\)"),
         (torch.zeros(4, 2), 0, ValueError, "m should be 1 or more, got 0"),
@@ -276,7 +276,7 @@ def test_packs_of_one_are_the_samples():
             TypeError,
             "m should be the number of samples of a pack, got True",
         ),
-        ([torch.zeros(4, 2)], 2, TypeError, "samples in a tensor, got list"),
+        ([torch.zeros(4, 2)], 2, TypeError, "tensor of samples, got list"),
     ],
 )
 def test_samples_that_fill_no_pack_are_refused(x, m, error, text):

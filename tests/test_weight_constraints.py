@@ -671,7 +671,8 @@ class Twice(nn.Module):
         (
             nn.ReLU(),
             None,
-            "module should have a layer to constrain, of linear layers, convolutions, Embeddings; this ReLU",
+            "module should have a layer to constrain, of linear layers, convolutions, Embeddings; "
+            "this ReLU",
         ),
         (Twice(), SHAPE, r"convolution sees \(1, 8, 4\) and \(1, 8, 8\), and its norm depends"),
         (nn.Sequential(Twice().unused), (2, 8, 8), r"Sequential does not run on .*\(2, 8, 8\)"),
@@ -972,7 +973,8 @@ def test_adam_trains_on_orthogonal_weights():
     [
         (
             nn.Embedding(3, 2),
-            "module should have a layer to constrain, of linear layers, convolutions; this Embedding has none",
+            "module should have a layer to constrain, of linear layers, convolutions; "
+            "this Embedding has none",
         ),
         (
             parametrizations.orthogonal(nn.Linear(3, 3)),

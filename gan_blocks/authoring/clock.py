@@ -91,8 +91,8 @@ class Clocked(WideBuffers):
     def note_forward(self, *, required: bool = False) -> None:
         """Notice that nobody steps the block; call it in a `forward` that needs the steps.
 
-        Only forwards that train count: in training mode, with gradients, outside of compiled graphs, of a
-        block that follows no optimizer.
+        Only forwards that train count: in training mode, with gradients, outside of compiled graphs, and
+        of a block that follows no optimizer.
 
         Args:
             required: Whether a block that never advances trains something else than was asked for, so
