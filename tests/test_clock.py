@@ -264,6 +264,29 @@ def test_when_one_block_cannot_follow_none_does():
     free.step()
 
 
+def test_when_one_block_cannot_be_stepped_none_is():
+    optimizer = optimizer_of()
+    free, followed = gb.GaussianNoise(1.0, 5), gb.GaussianNoise(1.0, 5)
+    gb.follow(optimizer, followed)
+    with pytest.raises(RuntimeError, match="follows an optimizer"):
+        gb.step(free, followed)
+    with pytest.raises(ValueError, match="needs batch_size"):
+        gb.step(free, gb.EMA(nn.Linear(2, 2)))
+    assert int(free.step_count) == 0
+
+
+def test_removing_a_handle_again_leaves_a_later_follow_alone():
+    block, optimizer = gb.GaussianNoise(1.0, 5), optimizer_of()
+    handle = gb.follow(optimizer_of(), block)
+    handle.remove()
+    gb.follow(optimizer, block)
+    handle.remove()
+    with pytest.raises(RuntimeError, match="follows an optimizer, whose step advances it"):
+        block.step()
+    optimizer.step()
+    assert int(block.step_count) == 1
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 @pytest.mark.parametrize(
     "make", [lambda: gb.Lazy(gb.R1Penalty(), 3), lambda: gb.LeCamRegularizer()]
@@ -473,6 +496,19 @@ def test_the_pools_of_a_half_precision_model_stay_in_float32():
     assert block.pooled[0] == 1.0009765625
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        gb.LeCamRegularizer,
+        gb.PathLengthPenalty,
+        lambda: gb.GradientBalancer({"a": 1, "b": 2}),
+    ],
+)
+def test_the_averages_of_a_half_precision_model_stay_in_float32(make):
+    for name, buffer in make().bfloat16().named_buffers():
+        assert not buffer.is_floating_point() or buffer.dtype == torch.float32, name
+
+
 def test_two_threads_pool_all_their_samples():
     block = Mean()
 
@@ -632,3 +668,23 @@ def test_clocked_blocks_of_ones_own_need_on_step_only():
     for _ in range(3):
         optimizer.step()
     assert block() == 8
+
+
+def test_a_step_runs_without_gradients():
+    class Copying(Clocked):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2))
+            self.register_buffer("copied", torch.zeros(2))
+
+        def on_step(self):
+            self.copied = 3 * self.weight
+
+    block = Copying()
+    optimizer = optimizer_of(block)
+    block.step()
+    assert not block.copied.requires_grad
+    gb.follow(optimizer, block)
+    optimizer.step()
+    assert not block.copied.requires_grad
+    assert block.copied.tolist() == [3.0, 3.0]
