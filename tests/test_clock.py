@@ -337,6 +337,23 @@ def test_wrapped_optimizers_are_followed_through_the_inner_one():
     assert int(block.step_count) == 1
 
 
+class OptimizerAround(torch.optim.Optimizer):
+    """An optimizer by its class that leaves the work to another, as Accelerate's does."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self):
+        self.optimizer.step()
+
+
+def test_an_optimizer_wrapped_twice_is_followed_through_the_innermost_one():
+    block, optimizer = gb.GaussianNoise(1.0, 5), Wrapper(OptimizerAround(optimizer_of()))
+    gb.follow(optimizer, block)
+    optimizer.step()
+    assert int(block.step_count) == 1
+
+
 def test_accelerates_optimizer_steps_blocks_once_per_accumulated_step():
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=3)
@@ -485,6 +502,14 @@ def test_numbers_that_are_not_finite_are_left_out_of_a_pool():
     block(torch.tensor([[float("inf"), float("-inf")]]))
     block.step()
     torch.testing.assert_close(block.total, torch.tensor([3.0, 5.0]))
+
+
+def test_a_small_number_is_pooled_exactly_after_a_step_with_a_large_one():
+    block = Mean()
+    for value in (1e8, 1e-3):
+        block(torch.full((4, 2), value))
+        assert torch.equal(block.pooled, torch.full((2,), value))
+        block.step()
 
 
 def test_the_pools_of_a_half_precision_model_stay_in_float32():
@@ -688,3 +713,19 @@ def test_a_step_runs_without_gradients():
     optimizer.step()
     assert not block.copied.requires_grad
     assert block.copied.tolist() == [3.0, 3.0]
+
+
+def test_on_step_sees_the_number_of_steps_before_this_one():
+    class Recording(Clocked):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def on_step(self):
+            self.seen.append(int(self.step_count))
+
+    block, optimizer = Recording(), optimizer_of()
+    block.step()
+    gb.follow(optimizer, block)
+    optimizer.step()
+    assert block.seen == [0, 1]
