@@ -263,6 +263,11 @@ def test_an_average_that_cannot_step_by_itself_says_what_it_needs():
         EMA({})
 
 
+def test_a_network_without_its_weights_yet_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="model should have weights .* run it on a batch"):
+        EMA(nn.Sequential(nn.LazyLinear(3)))
+
+
 def test_clocked_layers_of_an_averaged_network_have_the_counts_of_the_network():
     model = nn.Sequential(GaussianNoise(1.0, anneal_steps=10), nn.Linear(2, 2))
     ema, optimizer = EMA(model, batch_size=4), torch.optim.SGD(model.parameters(), lr=0.1)

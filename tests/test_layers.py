@@ -402,6 +402,18 @@ def test_extractor_returns_layers_by_name_and_stops_after_the_last():
     assert network[0].weight.grad is not None
 
 
+def test_extractors_hook_a_layer_once_however_many_they_are_and_however_often_they_run():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    for _ in range(3):
+        for extractor in (FeatureExtractor(network, ["0"]), FeatureExtractor(network, ["1", "0"])):
+            for _ in range(2):
+                extractor(torch.randn(4, 2))
+    copied = copy.deepcopy(extractor)
+    copied(torch.randn(4, 2))
+    for layer in (*network, *copied.network):
+        assert len(layer._forward_hooks) == 1
+
+
 def test_extractor_gives_what_a_layer_put_out_before_an_in_place_layer_overwrites_it():
     convolution, x = nn.Conv1d(1, 2, 3), torch.randn(2, 1, 8)
     network = nn.Sequential(convolution, nn.LeakyReLU(inplace=True), nn.Conv1d(2, 1, 3))

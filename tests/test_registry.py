@@ -68,9 +68,8 @@ def test_module_registers_its_own_block_classes_or_its_hooks(registry):
         vars(module),
     )
     registry.register(module, name="single")
-    assert [e.name for e in registry.list("constraint") if e.plugin == "single"] == [
-        "single/Bigger"
-    ]
+    found = [(e.name, e.kind) for e in registry.list() if e.plugin == "single"]
+    assert found == [("single/Bigger", "constraint")], "what it imports is not its own"
 
     hooked = types.ModuleType("hooked")
     vars(hooked)["gan_blocks_layers"] = hookimpl(lambda: [Triple])
