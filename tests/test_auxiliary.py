@@ -154,6 +154,15 @@ def test_average_is_over_all_earlier_steps():
     assert int(term.averaged) == 3
 
 
+def test_the_weights_of_the_forward_are_averaged_and_not_those_after_the_optimizers_step():
+    term, module = HistoricalAveraging(), nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 1.0)
+    term(module)
+    nn.init.constant_(module.weight, 5.0)  # in place, as an optimizer does before its hooks
+    term.step()
+    assert term(module).item() == 16
+
+
 def test_gradient_pulls_towards_the_average_and_first_step_gives_none():
     term, module = HistoricalAveraging(), nn.Linear(2, 1)
     term(module).backward()

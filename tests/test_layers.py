@@ -199,6 +199,18 @@ def test_frozen_statistics_stay_and_carry_no_gradient_to_the_reference():
     torch.testing.assert_close(critic(x), expected)
 
 
+def test_a_network_of_which_a_part_is_frozen_has_the_statistics_of_its_reference():
+    layers, reference, x = network(), data(7), data(3)
+    critic = WithReference(layers, reference)
+    expected = critic(x)
+    WithReference(layers[:2], 2 * reference).freeze()
+    assert not critic.frozen
+    torch.testing.assert_close(critic(x), expected)
+    critic.freeze()
+    assert critic.frozen
+    torch.testing.assert_close(critic(x), expected)
+
+
 def test_frozen_statistics_lie_in_the_state_and_go_into_a_fresh_network():
     critic, x = WithReference(network(), data(7)), data(3)
     critic.freeze()

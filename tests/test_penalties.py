@@ -242,6 +242,20 @@ def test_wrong_use_is_explained(penalty):
 
 
 @every
+def test_samples_made_under_inference_mode_are_samples_as_any(penalty):
+    critic = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    with torch.inference_mode():
+        real, fake = torch.randn(2, 4, 3).unbind()
+    made = [
+        penalty(critic, *samples, generator=torch.Generator().manual_seed(0))
+        for samples in ((real, fake), (real.clone(), fake.clone()))
+    ]
+    assert torch.equal(*made)
+    made[0].backward()
+    assert critic[0].weight.grad.any()
+
+
+@every
 @pytest.mark.parametrize("critic", [nn.Linear, None, 3, "critic"])
 def test_a_critic_is_called_and_no_class(penalty, critic):
     good = torch.randn(4, 3)
