@@ -154,6 +154,15 @@ def test_average_is_over_all_earlier_steps():
     assert int(term.averaged) == 3
 
 
+def test_the_weights_of_the_forward_are_averaged_and_not_those_after_the_optimizers_step():
+    term, module = HistoricalAveraging(), nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 1.0)
+    term(module)
+    nn.init.constant_(module.weight, 5.0)  # in place, as an optimizer does before its hooks
+    term.step()
+    assert term(module).item() == 16
+
+
 def test_gradient_pulls_towards_the_average_and_first_step_gives_none():
     term, module = HistoricalAveraging(), nn.Linear(2, 1)
     term(module).backward()
@@ -487,10 +496,27 @@ def test_lecam_forgets_a_step_that_overflowed():
     real, fake = torch.ones(4), -torch.ones(4)
     expected = regularizer(real, fake)
     regularizer.step()
-    regularizer(real * torch.inf, fake)
-    regularizer(real, fake - torch.inf)
+    before = copy.deepcopy(regularizer.state_dict())
+    # The side that is finite has moved, and is left out as well.
+    regularizer(real * torch.inf, fake - 5)
+    regularizer(real + 5, fake - torch.inf)
     regularizer.step()
+    for name in ("sums", "count"):
+        assert torch.equal(regularizer.state_dict()[name], before[name])
     torch.testing.assert_close(regularizer(real, fake), expected)
+
+
+@pytest.mark.parametrize("discriminators", [1, 2])
+def test_lecam_in_evaluation_compares_with_the_averages_without_the_batch_at_hand(discriminators):
+    regularizer = gan_blocks.LeCamRegularizer(
+        1.0, decay=0.5, form="paper", discriminators=discriminators
+    )
+    real, fake = torch.full((4,), 2.0), torch.full((4,), -1.0)
+    regularizer([real] * discriminators, [fake] * discriminators)
+    regularizer.step()
+    regularizer.eval()
+    moved = regularizer([real + 3] * discriminators, [fake - 1] * discriminators)
+    assert moved.item() == pytest.approx(discriminators * ((5 + 1) ** 2 + (2 + 2) ** 2))
 
 
 def test_lecam_keeps_averages_of_each_sub_discriminator_in_its_state():
@@ -568,6 +594,32 @@ def test_average_of_path_lengths_starts_at_0_and_takes_in_the_batch_first():
     penalty(one_pixel_images(w), w)
     assert fresh.average == penalty.average, "it stands still"
     assert penalty.half().average.dtype == torch.float32
+
+
+def test_the_average_of_path_lengths_carries_no_gradient():
+    w, scale = torch.randn(6, 2, dtype=F64), torch.tensor(2.0, dtype=F64, requires_grad=True)
+    w.requires_grad_()
+    penalty = gan_blocks.PathLengthPenalty(weight=1.0, decay=0.5)
+    draws = torch.Generator().manual_seed(0)
+    penalty(one_pixel_images(scale * w), w, generator=draws).backward()
+    draws.manual_seed(0)
+    lengths = 5 * torch.randn(6, 1, 1, generator=draws).abs().double()  # at the scale 1
+    average = 0.5 * (2 * lengths).mean()
+    expected = (2 * (2 * lengths - average) * lengths).mean()
+    assert scale.grad.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_path_lengths_in_evaluation_are_compared_with_the_average_without_the_batch_at_hand():
+    w = torch.randn(6, 2).requires_grad_()
+    penalty = gan_blocks.PathLengthPenalty(weight=1.0, decay=0.5)
+    penalty(one_pixel_images(w), w)
+    penalty.step()
+    penalty.eval()
+    draws = torch.Generator().manual_seed(1)
+    lengths = 15 * torch.randn(6, 1, 1, generator=torch.Generator().manual_seed(1)).abs()
+    value = penalty(one_pixel_images(3 * w), w, generator=draws)
+    expected = (lengths - penalty.average).square().mean()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_styles_of_layers_share_the_length():

@@ -172,14 +172,18 @@ def test_an_average_called_twice_is_an_average_called_once(kind):
         assert torch.equal(twice.state_dict()[name], tensor), name
 
 
+@pytest.mark.parametrize("look", ["evaluation", "no_grad"])
+@pytest.mark.parametrize("trained_before", [False, True])
 @pytest.mark.parametrize("kind", AVERAGES)
-def test_evaluation_and_no_grad_leave_no_trace(kind):
+def test_evaluation_and_no_grad_leave_no_trace(kind, trained_before, look):
+    if "balancer" in kind and look == "no_grad":
+        pytest.skip("it needs gradients")
     make, call = AVERAGES[kind]
     block = make().double()
-    call(block, torch.ones(3, 3, dtype=F64))
-    looked_at = copy.deepcopy(block)
-    with torch.no_grad() if "balancer" not in kind else torch.enable_grad():
-        looked_at.train("balancer" not in kind)
+    if trained_before:
+        call(block, torch.ones(3, 3, dtype=F64))
+    looked_at = copy.deepcopy(block).train(look != "evaluation")
+    with torch.set_grad_enabled(look != "no_grad"):
         call(looked_at, torch.full((5, 3), 9.0, dtype=F64))
     gb.step(block, looked_at)
     for name, tensor in block.state_dict().items():
@@ -264,6 +268,29 @@ def test_when_one_block_cannot_follow_none_does():
     free.step()
 
 
+def test_when_one_block_cannot_be_stepped_none_is():
+    optimizer = optimizer_of()
+    free, followed = gb.GaussianNoise(1.0, 5), gb.GaussianNoise(1.0, 5)
+    gb.follow(optimizer, followed)
+    with pytest.raises(RuntimeError, match="follows an optimizer"):
+        gb.step(free, followed)
+    with pytest.raises(ValueError, match="needs batch_size"):
+        gb.step(free, gb.EMA(nn.Linear(2, 2)))
+    assert int(free.step_count) == 0
+
+
+def test_removing_a_handle_again_leaves_a_later_follow_alone():
+    block, optimizer = gb.GaussianNoise(1.0, 5), optimizer_of()
+    handle = gb.follow(optimizer_of(), block)
+    handle.remove()
+    gb.follow(optimizer, block)
+    handle.remove()
+    with pytest.raises(RuntimeError, match="follows an optimizer, whose step advances it"):
+        block.step()
+    optimizer.step()
+    assert int(block.step_count) == 1
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 @pytest.mark.parametrize(
     "make", [lambda: gb.Lazy(gb.R1Penalty(), 3), lambda: gb.LeCamRegularizer()]
@@ -309,6 +336,23 @@ class Wrapper:
 
 def test_wrapped_optimizers_are_followed_through_the_inner_one():
     block, optimizer = gb.GaussianNoise(1.0, 5), Wrapper(optimizer_of())
+    gb.follow(optimizer, block)
+    optimizer.step()
+    assert int(block.step_count) == 1
+
+
+class OptimizerAround(torch.optim.Optimizer):
+    """An optimizer by its class that leaves the work to another, as Accelerate's does."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self):
+        self.optimizer.step()
+
+
+def test_an_optimizer_wrapped_twice_is_followed_through_the_innermost_one():
+    block, optimizer = gb.GaussianNoise(1.0, 5), Wrapper(OptimizerAround(optimizer_of()))
     gb.follow(optimizer, block)
     optimizer.step()
     assert int(block.step_count) == 1
@@ -474,6 +518,14 @@ def test_numbers_that_are_not_finite_are_left_out_of_a_pool():
     torch.testing.assert_close(block.total, torch.tensor([3.0, 5.0]))
 
 
+def test_a_small_number_is_pooled_exactly_after_a_step_with_a_large_one():
+    block = Mean()
+    for value in (1e8, 1e-3):
+        block(torch.full((4, 2), value))
+        assert torch.equal(block.pooled, torch.full((2,), value))
+        block.step()
+
+
 def test_the_pools_of_a_half_precision_model_stay_in_float32():
     block = Mean().bfloat16()
     assert block.pooled.dtype == block.pooled_samples.dtype == torch.float32
@@ -481,6 +533,19 @@ def test_the_pools_of_a_half_precision_model_stay_in_float32():
         block(torch.full((64, 2), 1.0009765625))
     assert block.pooled_samples.tolist() == [12800, 12800]
     assert block.pooled[0] == 1.0009765625
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        gb.LeCamRegularizer,
+        gb.PathLengthPenalty,
+        lambda: gb.GradientBalancer({"a": 1, "b": 2}),
+    ],
+)
+def test_the_averages_of_a_half_precision_model_stay_in_float32(make):
+    for name, buffer in make().bfloat16().named_buffers():
+        assert not buffer.is_floating_point() or buffer.dtype == torch.float32, name
 
 
 def test_two_threads_pool_all_their_samples():
@@ -650,3 +715,39 @@ def test_clocked_blocks_of_ones_own_need_on_step_only():
     for _ in range(3):
         optimizer.step()
     assert block() == 8
+
+
+def test_a_step_runs_without_gradients():
+    class Copying(Clocked):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2))
+            self.register_buffer("copied", torch.zeros(2))
+
+        def on_step(self):
+            self.copied = 3 * self.weight
+
+    block = Copying()
+    optimizer = optimizer_of(block)
+    block.step()
+    assert not block.copied.requires_grad
+    gb.follow(optimizer, block)
+    optimizer.step()
+    assert not block.copied.requires_grad
+    assert block.copied.tolist() == [3.0, 3.0]
+
+
+def test_on_step_sees_the_number_of_steps_before_this_one():
+    class Recording(Clocked):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def on_step(self):
+            self.seen.append(int(self.step_count))
+
+    block, optimizer = Recording(), optimizer_of()
+    block.step()
+    gb.follow(optimizer, block)
+    optimizer.step()
+    assert block.seen == [0, 1]

@@ -263,12 +263,19 @@ def test_an_average_that_cannot_step_by_itself_says_what_it_needs():
         EMA({})
 
 
+def test_a_network_without_its_weights_yet_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="model should have weights .* run it on a batch"):
+        EMA(nn.Sequential(nn.LazyLinear(3)))
+
+
 def test_clocked_layers_of_an_averaged_network_have_the_counts_of_the_network():
     model = nn.Sequential(GaussianNoise(1.0, anneal_steps=10), nn.Linear(2, 2))
     ema, optimizer = EMA(model, batch_size=4), torch.optim.SGD(model.parameters(), lr=0.1)
-    follow(optimizer, ema, model)
+    handle = follow(optimizer, model, ema)
     for _ in range(3):
         model(torch.randn(4, 2)).sum().backward()
         optimizer.step()
-    assert int(model[0].step_count) == 3
-    assert int(ema.module[0].step_count) in (2, 3)  # as of the last update
+    assert int(model[0].step_count) == int(ema.module[0].step_count) == 3
+    handle.remove()
+    ema.step()  # takes the network's count, which has not moved
+    assert int(ema.module[0].step_count) == 3

@@ -199,6 +199,18 @@ def test_frozen_statistics_stay_and_carry_no_gradient_to_the_reference():
     torch.testing.assert_close(critic(x), expected)
 
 
+def test_a_network_of_which_a_part_is_frozen_has_the_statistics_of_its_reference():
+    layers, reference, x = network(), data(7), data(3)
+    critic = WithReference(layers, reference)
+    expected = critic(x)
+    WithReference(layers[:2], 2 * reference).freeze()
+    assert not critic.frozen
+    torch.testing.assert_close(critic(x), expected)
+    critic.freeze()
+    assert critic.frozen
+    torch.testing.assert_close(critic(x), expected)
+
+
 def test_frozen_statistics_lie_in_the_state_and_go_into_a_fresh_network():
     critic, x = WithReference(network(), data(7)), data(3)
     critic.freeze()
@@ -400,6 +412,18 @@ def test_extractor_returns_layers_by_name_and_stops_after_the_last():
     assert ran == []
     features["2"].sum().backward()
     assert network[0].weight.grad is not None
+
+
+def test_extractors_hook_a_layer_once_however_many_they_are_and_however_often_they_run():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    for _ in range(3):
+        for extractor in (FeatureExtractor(network, ["0"]), FeatureExtractor(network, ["1", "0"])):
+            for _ in range(2):
+                extractor(torch.randn(4, 2))
+    copied = copy.deepcopy(extractor)
+    copied(torch.randn(4, 2))
+    for layer in (*network, *copied.network):
+        assert len(layer._forward_hooks) == 1
 
 
 def test_extractor_gives_what_a_layer_put_out_before_an_in_place_layer_overwrites_it():

@@ -241,6 +241,28 @@ def test_wrong_use_is_explained(penalty):
         penalty(critic, good[0], good[0])  # a sample without its batch
 
 
+@every
+def test_samples_made_under_inference_mode_are_samples_as_any(penalty):
+    critic = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    with torch.inference_mode():
+        real, fake = torch.randn(2, 4, 3).unbind()
+    made = [
+        penalty(critic, *samples, generator=torch.Generator().manual_seed(0))
+        for samples in ((real, fake), (real.clone(), fake.clone()))
+    ]
+    assert torch.equal(*made)
+    made[0].backward()
+    assert critic[0].weight.grad.any()
+
+
+@every
+@pytest.mark.parametrize("critic", [nn.Linear, None, 3, "critic"])
+def test_a_critic_is_called_and_no_class(penalty, critic):
+    good = torch.randn(4, 3)
+    with pytest.raises(TypeError, match="critic should be a module or a function"):
+        penalty(critic, good, good)
+
+
 def test_interpolation_needs_pairs():
     critic = nn.Linear(3, 1)
     with pytest.raises(ValueError, match=r"real \(4, 3\) and fake \(5, 3\) need one shape"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,8 @@ def test_module_registers_its_own_block_classes_or_its_hooks(registry):
         vars(module),
     )
     registry.register(module, name="single")
-    assert [e.name for e in registry.list("constraint") if e.plugin == "single"] == [
-        "single/Bigger"
-    ]
+    found = [(e.name, e.kind) for e in registry.list() if e.plugin == "single"]
+    assert found == [("single/Bigger", "constraint")], "what it imports is not its own"
 
     hooked = types.ModuleType("hooked")
     vars(hooked)["gan_blocks_layers"] = hookimpl(lambda: [Triple])
@@ -338,6 +338,29 @@ def test_lookups_go_on_while_other_threads_register(registry):
     assert failures == []
     names = {entry.name for entry in registry.list("layer")}
     assert {f"plugin-{cls.__name__}/{cls.__name__}" for cls in classes} <= names
+
+
+def test_two_threads_that_register_at_the_same_time_both_do(registry, monkeypatch):
+    classes = [block(type(f"Own{i}", (nn.Module,), {"forward": anything})) for i in range(2)]
+    start = threading.Barrier(2)
+
+    def slowly(entries):
+        time.sleep(0.2)
+        return types.MappingProxyType(entries)
+
+    def register(cls):
+        start.wait(60)
+        registry.register(cls, name=f"plugin-{cls.__name__}", kind="layer")
+
+    monkeypatch.setattr(sys.modules[Registry.__module__], "MappingProxyType", slowly)
+    threads = [threading.Thread(target=register, args=(c,), daemon=True) for c in classes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for cls in classes:
+        assert registry.find(f"plugin-{cls.__name__}/{cls.__name__}").cls is cls
+        assert registry.kind_of(cls) == "layer"
 
 
 def test_built_in_blocks_are_found_and_others_registered_while_a_plugin_is_imported(tmp_path):

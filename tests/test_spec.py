@@ -487,10 +487,46 @@ def test_a_parameter_that_bears_the_name_of_an_argument_is_state():
         assert torch.equal(copied.get_parameter("bias"), torch.ones(2))
 
 
+def test_a_child_that_bears_the_name_of_an_argument_is_state():
+    @block
+    class Normed(nn.Module):
+        def __init__(self, norm: str = "batch") -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2) if norm == "batch" else nn.Identity()
+
+    built, other = Normed(), nn.LayerNorm(2)
+    built.norm = other
+    assert built.norm is other
+    assert recorded_arguments(built) == {"norm": "batch"}
+
+
+def test_an_attribute_that_equals_an_argument_by_chance_can_be_assigned():
+    @block
+    class Coincides(nn.Module):
+        def __init__(
+            self, factor: float = 2.5, size: int = 3, word: str = "a", names: tuple[str, ...] = ()
+        ) -> None:
+            super().__init__()
+            self.equal = float(repr(factor))
+            self.depth, self.mode, self.seen = 3, "a", ()
+
+    built = Coincides()
+    for name, value in (("equal", 1.0), ("depth", 4), ("mode", "b"), ("seen", ("x",))):
+        setattr(built, name, value)
+        assert getattr(built, name) == value
+
+
 def test_a_wrapper_may_take_the_place_of_a_nested_block():
     lazy = gan_blocks.Lazy(gan_blocks.R1Penalty(gamma=3), every=2)
     lazy.penalty = torch.compile(lazy.penalty, backend="eager")
     assert to_spec(lazy)["penalty"]["gamma"] == 3.0
+
+
+def test_another_block_may_not_take_the_place_of_a_nested_block_wrapped_or_not():
+    lazy = gan_blocks.Lazy(gan_blocks.R1Penalty(gamma=3), every=2)
+    for other in (gan_blocks.R1Penalty(gamma=3), nn.Sequential(gan_blocks.R1Penalty(gamma=3))):
+        with pytest.raises(ReadOnlyArgumentError, match="penalty is read-only"):
+            lazy.penalty = other
 
 
 def test_a_constructor_may_run_again_on_the_same_instance():

@@ -189,6 +189,26 @@ def test_each_thread_gets_its_own_results(make):
     assert (errors, foreign) == ([], 0)
 
 
+def test_two_threads_that_make_an_extractor_hook_a_layer_once():
+    class HooksSlowly(nn.Linear):
+        def register_forward_hook(self, *args, **options):
+            time.sleep(0.2)
+            return super().register_forward_hook(*args, **options)
+
+    network, start = nn.Sequential(HooksSlowly(3, 4)), threading.Barrier(2)
+
+    def work():
+        start.wait(SECONDS)
+        gb.FeatureExtractor(network, ["0"])
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert len(network[0]._forward_hooks) == 1
+
+
 def test_norms_learn_again_after_the_references_of_several_threads():
     norm = nn.BatchNorm1d(4)
     momentum = nn.InstanceNorm1d(1, track_running_stats=True)
