@@ -390,9 +390,9 @@ def test_averages_refuse_vmap_in_training_and_keep_their_state(kind):
 
         def call(x):
             weights = {"module.weight": x[None]}
-            return torch.func.grad(
-                lambda w: torch.func.functional_call(Term(term, module), w, ())
-            )(weights)["module.weight"].sum()
+            return torch.func.grad(lambda w: torch.func.functional_call(Term(term, module), w, ()))(
+                weights
+            )["module.weight"].sum()
 
     with pytest.raises(ValueError, match=r"not many inside torch.vmap; call eval\(\)"):
         torch.func.vmap(call)(logits)
@@ -420,14 +420,16 @@ def test_the_average_of_weights_stays_in_float32_when_it_is_cast_to_half_precisi
     term(module)
     term.bfloat16()
     assert torch.equal(term.average, average)
-    assert term.last is not None and term.last.dtype == torch.float32
+    assert term.last is not None
+    assert term.last.dtype == torch.float32
 
 
 def test_forgotten_steps_are_told_at_the_users_line():
     noise = gb.GaussianNoise(1.0, anneal_steps=5)
+    for _ in range(FORGOTTEN - 1):
+        noise(torch.zeros(2, requires_grad=True))
     with pytest.warns(UserWarning, match="without an optimizer step") as caught:
-        for _ in range(FORGOTTEN):
-            noise(torch.zeros(2, requires_grad=True))
+        noise(torch.zeros(2, requires_grad=True))
     assert [each.filename for each in caught] == [__file__]
 
 

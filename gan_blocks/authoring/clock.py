@@ -291,7 +291,7 @@ def follow(optimizer: Any, *modules: nn.Module) -> Following:
     def after_step(optimizer: Any, *_: Any) -> None:
         # Fused optimizers are called on steps that a gradient scaler skips, too, and skip them inside.
         found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and bool(found_inf) or _in_a_step_of_its_own(optimizer):
+        if (found_inf is not None and bool(found_inf)) or _in_a_step_of_its_own(optimizer):
             return
         _advance_all(blocks)
 
