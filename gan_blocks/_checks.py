@@ -171,6 +171,15 @@ def _explain(module: nn.Module, name: str, x: Tensor, error: Exception) -> None:
         ) from error
 
 
+def is_batched(x: Tensor) -> bool:
+    """Whether a tensor stands for many inside `torch.vmap`, where nobody can see all of it."""
+    try:
+        torch.zeros((), dtype=x.dtype, device=x.device).copy_(x.detach().sum())
+    except RuntimeError:
+        return True
+    return False
+
+
 def warn_caller(message: str) -> None:
     """Warn at the first line outside gan_blocks and torch, which is the one to change."""
     level, frame = 2, sys._getframe(1)

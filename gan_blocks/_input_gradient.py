@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 from gan_blocks._checks import check_tensor, type_name, warn_caller
 from gan_blocks._logits import sub_critics
@@ -111,10 +111,18 @@ class _WatchesBatchNorm(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is statistics_of_the_batch:
+            self.channels = args[0].shape[1]
         is_batch_norm = func is F.batch_norm or func is torch.batch_norm
         if is_batch_norm and kwargs.get("training", args[5] if len(args) > 5 else False):
             self.channels = (args[0] if args else kwargs["input"]).shape[1]
         return func(*args, **kwargs)
+
+
+def statistics_of_the_batch(x: Tensor) -> None:
+    """Tell the watch that a batch norm written without torch's own mixes these samples."""
+    if not torch.compiler.is_compiling() and has_torch_function((x,)):
+        handle_torch_function(statistics_of_the_batch, (x,), x)
 
 
 # --- compiled critics ----------------------------------------------------------------------------

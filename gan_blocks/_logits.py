@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan_blocks._checks import check_tensor, warn_caller
+from gan_blocks._checks import check_tensor, is_batched, warn_caller
 from gan_blocks._math import softplus
 from gan_blocks.precision import at_least_float32
 from gan_blocks.types import Combine, Comparison, Logits
@@ -139,7 +139,8 @@ def _warn_of_logits(
     """Warn of mistakes that leave every number finite: nothing is trained, or a sigmoid twice."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return
-    if not any(map(_is_differentiable, trained)):
+    # Inside torch.vmap a tensor does not show whether it requires a gradient.
+    if not any(map(_is_differentiable, trained)) and not any(map(is_batched, trained)):
         warn_caller(
             f"no gradient is required of {name}, so {type(loss).__name__}.{side} trains nothing: is "
             "something detached, computed under no_grad, or frozen? Use torch.no_grad to look at the "
@@ -158,8 +159,8 @@ def _is_differentiable(x: Tensor) -> bool:
 
 
 _KEEP_VALUES = (
-    "Alias", "Clone", "Expand", "Permute", "Reshape", "Select", "Slice", "Squeeze", "TBackward",
-    "ToCopy", "Transpose", "Unsqueeze", "UnsafeView", "View",
+    "Alias", "Clone", "Expand", "Index", "Permute", "Reshape", "Select", "Slice", "Split", "Squeeze",
+    "TBackward", "ToCopy", "Transpose", "Unbind", "Unsqueeze", "UnsafeSplit", "UnsafeView", "View",
 )  # fmt: skip
 """How the names of autograd's nodes begin that change the shape or the dtype of numbers only."""
 

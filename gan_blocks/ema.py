@@ -105,7 +105,7 @@ class EMA(Clocked):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, or an average loaded by pickle, belongs to no network.
-        return self.__dict__ | {"_model": None}
+        return super().__getstate__() | {"_model": None}
 
     def train(self, mode: bool = True) -> "EMA":
         """Stay in evaluation mode: the average is never trained."""
@@ -164,11 +164,14 @@ class EMA(Clocked):
         norms = list(spectral_norms(self.module))
         # The average has singular vectors of its own, which go on from the network's first ones.
         kept = {id(x) for _, _, norm in norms for x in norm.buffers()} if self.samples else set()
-        if not self.samples:
-            copies, buffers = [*averages, *copies], [*weights, *buffers]
-        elif averages:
-            torch._foreach_lerp_(averages, weights, 1 - self.decay(samples))  # type: ignore
-        copied = [(x, y) for x, y in zip(copies, buffers, strict=True) if id(x) not in kept]
+        moved, copied = [], list(zip(copies, buffers, strict=True))
+        for x, y in zip(averages, weights, strict=True):
+            # Integers, such as those of quantized weights, have no average.
+            averaged = self.samples and (x.is_floating_point() or x.is_complex())
+            (moved if averaged else copied).append((x, y))
+        if moved:
+            torch._foreach_lerp_(*map(list, zip(*moved, strict=True)), 1 - self.decay(samples))  # type: ignore
+        copied = [(x, y) for x, y in copied if id(x) not in kept]
         if copied:
             torch._foreach_copy_(*map(list, zip(*copied, strict=True)))  # type: ignore
         for layer, name, norm in norms:
@@ -213,6 +216,11 @@ def _matched(ours: nn.Module, theirs: nn.Module, kind: str) -> tuple[list[Tensor
         raise TypeError(f"model should have {kind[1:]} as the average has, real or complex numbers")
     if len(set(map(id, mine))) < len(mine):  # shared ones
         unique = {id(x): (x, y) for x, y in zip(mine, other, strict=True)}.values()
+        if len({(id(x), id(y)) for x, y in zip(mine, other, strict=True)}) > len(unique):
+            raise ValueError(
+                f"model should share the {kind[1:]} that the average shares, got one where they are "
+                "several: make a new EMA of it"
+            )
         mine, other = [x for x, _ in unique], [y for _, y in unique]
     for what in (attrgetter("dtype"), Tensor.get_device):
         if not all(map(eq, map(what, mine), map(what, other))):

@@ -282,9 +282,13 @@ def _with_read_only_arguments(assign: Any) -> Any:
 
 
 def _wraps(value: Any, block: Any) -> bool:
-    """Whether a module is a wrapper around a block, as torch.compile and FSDP put in its place."""
-    both = isinstance(value, nn.Module) and isinstance(block, nn.Module)
-    return both and any(module is block for module in value.modules())
+    """Whether a module is a wrapper around a block, as torch.compile and FSDP put in its place.
+
+    It holds nothing else. A block that holds it, such as `Lazy`, computes something else.
+    """
+    if not isinstance(value, nn.Module) or not isinstance(block, nn.Module):
+        return False
+    return value is block or (not blueprint(type(value)) and [*value.children()] == [block])
 
 
 def blueprint(cls: type) -> Blueprint | None:

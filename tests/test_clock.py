@@ -6,6 +6,7 @@
 import copy
 import gc
 import pickle
+import sys
 import threading
 import warnings
 
@@ -322,6 +323,157 @@ def test_a_copy_or_a_pickle_of_an_optimizer_steps_no_block():
     for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
         other.step()
     assert int(block.step_count) == 0
+
+
+class CallsItsParent(torch.optim.Adam):
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+def test_an_optimizer_whose_step_calls_its_parents_steps_blocks_once():
+    weight = nn.Parameter(torch.ones(1))
+    torch.optim.Adam([weight])  # from its first instance on, a class runs the hooks itself
+    optimizer, schedule = CallsItsParent([weight]), gb.LinearSchedule(0.0, 1.0, steps=8)
+    gb.follow(optimizer, schedule)
+    for count in (1, 2, 3):
+        optimizer.step()
+        assert int(schedule.step_count) == count
+
+
+def test_a_step_of_an_optimizer_that_failed_leaves_the_next_one_a_step():
+    def fail():
+        raise ZeroDivisionError
+
+    weight = nn.Parameter(torch.ones(1))
+    torch.optim.Adam([weight])
+    optimizer, schedule = CallsItsParent([weight]), gb.LinearSchedule(0.0, 1.0, steps=8)
+    gb.follow(optimizer, schedule)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(fail)
+    optimizer.step()
+    assert int(schedule.step_count) == 1
+
+
+def test_blocks_of_a_compiled_optimizer_are_not_compiled_one_by_one():
+    weight = nn.Parameter(torch.ones(1))
+    optimizer, blocks = torch.optim.Adam([weight]), [gb.LinearSchedule(0.0, 1.0, steps=8)]
+    blocks += [gb.GaussianNoise(1.0, 5), gb.LeCamRegularizer(), PENALTIES["lazy in scheduled"]()]
+    gb.follow(optimizer, *blocks)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    step = torch.compile(optimizer.step, backend="eager")
+    weight.grad = torch.ones(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        for _ in range(4):
+            step()
+    assert [int(block.step_count) for block in blocks] == [4, 4, 4, 4]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+
+
+def test_when_one_of_several_followers_cannot_step_none_does():
+    model = nn.Linear(2, 2)
+    optimizer, schedule = optimizer_of(), gb.LinearSchedule(0.0, 1.0, steps=8)
+    ema = gb.EMA(model, batch_size=4)
+    gb.follow(optimizer, schedule, ema)
+    del model
+    gc.collect()
+    with pytest.raises(ValueError, match="its network is gone"):
+        optimizer.step()
+    assert [int(schedule.step_count), int(ema.step_count)] == [0, 0]
+
+
+def test_the_handle_of_an_optimizer_that_is_gone_leaves_the_next_leader_alone():
+    block, first, second = gb.GaussianNoise(1.0, 5), optimizer_of(), optimizer_of()
+    handle = gb.follow(first, block)
+    del first
+    gc.collect()
+    gb.follow(second, block)
+    handle.remove()
+    with pytest.raises(RuntimeError, match="follows an optimizer"):
+        block.step()
+
+
+def test_batches_of_before_a_load_do_not_enter_the_average():
+    term = gb.LeCamRegularizer()
+    saved = copy.deepcopy(term.state_dict())
+    logits = torch.ones(4, requires_grad=True)
+    term(100 * logits, -100 * logits)
+    term.load_state_dict(saved)
+    term.step()
+    assert not term.sums.any()
+
+
+@pytest.mark.parametrize("kind", ["lecam", "historical averaging"])
+def test_averages_refuse_vmap_in_training_and_keep_their_state(kind):
+    logits = torch.randn(3, 4, requires_grad=True)
+    if kind == "lecam":
+        term = gb.LeCamRegularizer()
+
+        def call(x):
+            return term(x, x)
+    else:
+        term, module = gb.HistoricalAveraging(), nn.Linear(4, 1, bias=False)
+
+        def call(x):
+            weights = {"module.weight": x[None]}
+            return torch.func.grad(lambda w: torch.func.functional_call(Term(term, module), w, ()))(
+                weights
+            )["module.weight"].sum()
+
+    with pytest.raises(ValueError, match=r"not many inside torch.vmap; call eval\(\)"):
+        torch.func.vmap(call)(logits)
+    before = copy.deepcopy(term.state_dict())
+    term.step()
+    assert term.state_dict()["step_count"] == before["step_count"] + 1
+    term.eval()
+    assert torch.func.vmap(call)(logits).shape == (3,)
+
+
+class Term(nn.Module):
+    def __init__(self, term, module):
+        super().__init__()
+        self.term, self.module = term, module
+
+    def forward(self):
+        return self.term(self.module)
+
+
+def test_the_average_of_weights_stays_in_float32_when_it_is_cast_to_half_precision():
+    term, module = gb.HistoricalAveraging(), nn.Linear(2, 1)
+    term(module)
+    term.step()
+    average = term.average
+    term(module)
+    term.bfloat16()
+    assert torch.equal(term.average, average)
+    assert term.last is not None
+    assert term.last.dtype == torch.float32
+
+
+def test_forgotten_steps_are_told_at_the_users_line():
+    noise = gb.GaussianNoise(1.0, anneal_steps=5)
+    for _ in range(FORGOTTEN - 1):
+        noise(torch.zeros(2, requires_grad=True))
+    with pytest.warns(UserWarning, match="without an optimizer step") as caught:
+        noise(torch.zeros(2, requires_grad=True))
+    assert [each.filename for each in caught] == [__file__]
+
+
+def test_a_step_beside_a_forward_in_another_thread_halves_no_statistic():
+    block, one = Mean(), torch.ones(3, 2, requires_grad=True)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        forwards = threading.Thread(target=lambda: [block(one) for _ in range(3000)], daemon=True)
+        forwards.start()
+        while forwards.is_alive():
+            block.step()
+        forwards.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert block.total.any()
+    assert torch.equal(block.total, block.total.round())  # each step adds a mean, 1, or nothing
 
 
 class Wrapper:

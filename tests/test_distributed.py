@@ -6,6 +6,7 @@
 import copy
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from gan_blocks import (
     DCGANGenerator,
     MinibatchDiscrimination,
     MinibatchStdDev,
+    PatchDiscriminator,
+    R1Penalty,
     VirtualBatchNorm,
     WithReference,
     distributed,
@@ -236,3 +239,13 @@ def test_reference_is_whole_on_every_process_for_layers_that_look_at_the_batch()
     x = torch.randn(8, 6, dtype=torch.float64)
     parts = on_processes(lambda rank: copy.deepcopy(network)(x[4 * rank :][:4]))
     torch.testing.assert_close(torch.cat(parts), network(x))
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+@pytest.mark.parametrize(("training", "count"), [(True, 2), (False, 0)])
+def test_penalties_notice_a_batch_norm_over_several_processes(training, count):
+    critic = PatchDiscriminator(3, width=4, depth=1, norm="batch").train(training)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        on_processes(lambda rank: R1Penalty()(critic, torch.randn(2, 3, 8, 8)))
+    assert sum("batch norm of 8 channels" in str(each.message) for each in caught) == count

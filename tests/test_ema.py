@@ -279,3 +279,34 @@ def test_clocked_layers_of_an_averaged_network_have_the_counts_of_the_network():
     handle.remove()
     ema.step()  # takes the network's count, which has not moved
     assert int(ema.module[0].step_count) == 3
+
+
+def test_a_compiled_average_can_be_copied_and_pickled():
+    ema = EMA(nn.Linear(2, 2))
+    ema.compile(backend="eager")
+    x = torch.randn(3, 2)
+    for other in (copy.deepcopy(ema), pickle.loads(pickle.dumps(ema))):
+        assert torch.equal(other(x), ema.module(x))
+
+
+def test_weights_of_integers_are_copied():
+    model = nn.Linear(2, 2)
+    model.codes = nn.Parameter(torch.zeros(3, dtype=torch.int64), requires_grad=False)
+    ema = EMA(model)
+    ema.update(model, 4)
+    model.codes.data += 5
+    ema.update(model, 4)
+    assert ema.module.codes.tolist() == [5, 5, 5]
+
+
+def test_weights_that_are_shared_no_more_are_refused():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    ema = EMA(model)
+    ema.update(model, 4)
+    before = copy.deepcopy(ema.state_dict())
+    model[1].weight = nn.Parameter(model[0].weight.detach() + 1)
+    with pytest.raises(ValueError, match="should share the parameters that the average shares"):
+        ema.update(model, 4)
+    assert torch.equal(ema.module[0].weight, before["module.0.weight"])
+    assert ema.samples == 4

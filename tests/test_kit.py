@@ -3,6 +3,7 @@
 import importlib.metadata
 import re
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -241,6 +242,43 @@ def two_inputs(block: Any, x: Tensor, y: Tensor) -> Tensor:
     return block(x) * y
 
 
+class CountsUnsaved(Doubling):
+    n: Tensor
+
+    def __init__(self, offset: float = 0.25) -> None:
+        super().__init__(offset)
+        self.register_buffer("n", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.n = self.n + 1
+        return super().forward(x)
+
+
+class TrainsItself(Doubling):
+    def forward(self, x: Tensor) -> Tensor:
+        self.train()
+        return super().forward(x)
+
+
+class TurnsGradientsOff(Doubling):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        torch.set_grad_enabled(False)
+        return y
+
+
+class SilencesWarnings(Doubling):
+    def forward(self, x: Tensor) -> Tensor:
+        warnings.simplefilter("ignore")
+        return super().forward(x)
+
+
+class KeepsTheLastPart(_Averages):
+    def pool(self, value: Tensor, samples: Tensor | float) -> None:
+        if self.training and torch.is_grad_enabled():
+            self.pooled, self.pooled_samples = value.detach(), torch.ones_like(value)
+
+
 BROKEN: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     # check: the class, what it claims, how its case differs
     "recorded_arguments_are_complete": (ForgetsArguments, {}, {}),
@@ -334,6 +372,16 @@ def test_a_case_tests_a_later_state_of_a_clocked_block():
     [
         ("called_twice", CommitsInForward, {}, "in forward: mean changes from"),
         ("looking_changes_nothing", CountsItsCalls, {}, "without gradients: calls changes from"),
+        ("called_twice", CountsUnsaved, {}, "in forward: .n changes from"),
+        ("looking_changes_nothing", TrainsItself, {}, "leaves evaluation mode by itself"),
+        ("process_is_left_alone", TurnsGradientsOff, {}, "torch.set_grad_enabled"),
+        ("process_is_left_alone", SilencesWarnings, {}, "warnings.simplefilter"),
+        (
+            "accumulated",
+            KeepsTheLastPart,
+            {"batch_dependent": "a mean"},
+            "the state after a step depends on the parts",
+        ),
         ("accumulated", SumsTheBatch, {}, "not close"),
         (
             "accumulated",

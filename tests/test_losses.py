@@ -746,6 +746,28 @@ def test_critic_that_ends_in_a_sigmoid_is_named_at_the_users_line(loss, end):
     assert [warning.filename for warning in caught] == [__file__]
 
 
+def test_probabilities_of_one_batch_that_was_cut_in_two_are_named():
+    critic, both, loss = torch.nn.Linear(2, 1), torch.randn(8, 2), gan_blocks.NonSaturatingLoss()
+    cuts = (
+        lambda x: x.chunk(2),
+        lambda x: x.split([3, 5]),
+        lambda x: x.view(2, 4).unbind(),
+        lambda x: (x[torch.arange(4)], x[[4, 5]]),
+    )
+    for cut in cuts:
+        with pytest.warns(UserWarning, match="come out of a sigmoid"):
+            loss.discriminator(*cut(critic(both).sigmoid()))
+
+
+@pytest.mark.usefixtures("warnings_raise")
+def test_losses_of_several_critics_inside_vmap_are_taken_to_train():
+    logits = torch.randn(3, 4, requires_grad=True)
+    value = torch.func.vmap(gan_blocks.NonSaturatingLoss().generator)(logits)
+    value.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.all()
+
+
 @pytest.mark.usefixtures("warnings_raise")
 def test_sigmoid_that_makes_no_probability_of_a_logit_is_left_alone():
     def critics():

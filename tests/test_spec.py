@@ -443,6 +443,17 @@ def test_an_argument_of_a_built_block_cannot_be_assigned(make, name):
     assert issubclass(ReadOnlyArgumentError, AttributeError)
 
 
+def test_only_a_wrapper_that_computes_the_same_takes_the_place_of_an_argument():
+    lazy = gan_blocks.Lazy(gan_blocks.R1Penalty(gamma=1.0), every=4)
+    scheduled = gan_blocks.Scheduled(lazy.penalty, gan_blocks.LinearSchedule(5.0, 5.0, steps=1))
+    for other in (scheduled, nn.Sequential(lazy.penalty, nn.Tanh())):
+        with pytest.raises(ReadOnlyArgumentError, match="penalty is read-only"):
+            lazy.penalty = other
+    compiled = torch.compile(lazy.penalty, backend="eager")
+    lazy.penalty = compiled
+    assert lazy.penalty is compiled
+
+
 def test_a_dict_that_a_block_was_built_with_cannot_be_changed():
     weights = {"a": 1.0}
     balancer = gan_blocks.GradientBalancer(weights)

@@ -6,16 +6,18 @@ often its `forward` runs in between: with gradient accumulation, under activatio
 line in a log.
 """
 
+import sys
 import threading
-import warnings
 import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gan_blocks._checks import is_batched, warn_caller
 from gan_blocks.precision import WideBuffers
 
 FORGOTTEN = 256
@@ -24,7 +26,8 @@ FORGOTTEN = 256
 _leaders: "weakref.WeakKeyDictionary[Clocked, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
 """The optimizer that each block follows. Kept outside of the block, so that a copy follows nothing."""
 
-_pooling = threading.Lock()
+_moving = threading.RLock()
+"""Held while a state changes: one thread may step a block while another one trains on it."""
 
 
 class Clocked(WideBuffers):
@@ -117,14 +120,23 @@ class Clocked(WideBuffers):
         if required:
             raise RuntimeError(message)
         if self._forwards_since_step == FORGOTTEN:
-            warnings.warn(message, stacklevel=3)
+            warn_caller(message)
+
+    def refuse_many(self, value: Tensor) -> None:
+        """Raise `ValueError` inside `torch.vmap`, where a value stands for many; call it to keep one."""
+        if not torch.compiler.is_compiling() and is_batched(value):
+            raise ValueError(
+                f"{type(self).__name__} averages over steps, so in training mode it takes one batch at "
+                "a time, not many inside torch.vmap; call eval() on it, or leave it out of the vmap"
+            )
 
     @torch.no_grad()
     def _advance(self) -> None:
-        self._forwards_since_step = 0
-        self.on_step()
-        # Rebind instead of adding in place: a compiled step may have saved the old tensor for backward.
-        self.step_count = self.step_count + 1
+        with nullcontext() if torch.compiler.is_compiling() else _moving:
+            self._forwards_since_step = 0
+            self.on_step()
+            # Rebind, do not add in place: a compiled step may have saved the old tensor for backward.
+            self.step_count = self.step_count + 1
 
 
 class Averaging(Clocked):
@@ -180,16 +192,16 @@ class Averaging(Clocked):
         Args:
             value: The statistic, of the shape that the block was made with; a mean over samples.
             samples: Over how many, of the same shape or a number.
+
+        Raises:
+            ValueError: Inside `torch.vmap`, which computes many statistics at once.
         """
         self.note_forward()
         if not (self.training and torch.is_grad_enabled()):
             return
-        value = value.detach().to(self.pooled)
-        if torch.compiler.is_compiling():
-            self._pool(value, samples)
-        else:
-            with _pooling:  # two threads may train on one block
-                self._pool(value, samples)
+        self.refuse_many(value)
+        with nullcontext() if torch.compiler.is_compiling() else _moving:
+            self._pool(value.detach().to(self.pooled), samples)
 
     @torch.no_grad()
     def _pool(self, value: Tensor, samples: Tensor | float) -> None:
@@ -203,8 +215,16 @@ class Averaging(Clocked):
 
     def on_step(self) -> None:
         self.commit(self.pooled, self.pooled_samples > 0)
+        self._clear_pool()
+
+    def _clear_pool(self) -> None:
         self.pooled = torch.zeros_like(self.pooled)
         self.pooled_samples = torch.zeros_like(self.pooled_samples)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        # What was pooled before a load belongs to the state before it.
+        self._clear_pool()
 
     def commit(self, value: Tensor, seen: Tensor) -> None:
         """Update the state at a step. Override it.
@@ -219,14 +239,16 @@ class Averaging(Clocked):
 class Following:
     """What [`follow`][gan_blocks.follow] returns."""
 
-    def __init__(self, hook: Any, blocks: list[Clocked]) -> None:
-        self._hook, self._blocks = hook, blocks
+    def __init__(self, hook: Any, blocks: list[Clocked], leader: Any) -> None:
+        self._hook, self._blocks, self._leader = hook, blocks, leader
 
     def remove(self) -> None:
         """Follow no longer. The blocks keep their state, and can be stepped by hand."""
         self._hook.remove()
         for block in self._blocks:
-            _leaders.pop(block, None)
+            # If the optimizer was gone, another one may lead by now.
+            if _leaders.get(block) is self._leader:
+                del _leaders[block]
         self._blocks = []
 
 
@@ -275,13 +297,13 @@ def follow(optimizer: Any, *modules: nn.Module) -> Following:
             )
         block.check_can_step()
 
+    @torch.compiler.disable  # one Python function for all blocks, so it would be compiled for each
     def after_step(optimizer: Any, *_: Any) -> None:
         # Fused optimizers are called on steps that a gradient scaler skips, too, and skip them inside.
         found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and bool(found_inf):
+        if (found_inf is not None and bool(found_inf)) or _in_a_step_of_its_own(optimizer):
             return
-        for block in blocks:
-            block._advance()
+        _advance_all(blocks)
 
     try:
         hook = optimizer.register_step_post_hook(after_step)
@@ -290,9 +312,10 @@ def follow(optimizer: Any, *modules: nn.Module) -> Following:
             f"optimizer should be a torch.optim.Optimizer, got {type(optimizer).__name__}, which has no "
             "register_step_post_hook; call gan_blocks.step(*modules) after each of its steps"
         ) from None
+    leader = weakref.ref(optimizer)
     for block in blocks:
-        _leaders[block] = weakref.ref(optimizer)
-    return Following(hook, blocks)
+        _leaders[block] = leader
+    return Following(hook, blocks, leader)
 
 
 def step(*modules: nn.Module) -> None:
@@ -323,9 +346,29 @@ def step(*modules: nn.Module) -> None:
                 f"{type(block).__name__} follows an optimizer, whose step advances it; drop the step by "
                 "hand, or call remove() on the handle that follow returned"
             )
+    _advance_all(blocks)
+
+
+def _advance_all(blocks: list[Clocked]) -> None:
+    """Advance all blocks, or none if one of them cannot."""
+    for block in blocks:
         block.check_can_step()
     for block in blocks:
         block._advance()
+
+
+def _in_a_step_of_its_own(optimizer: Any) -> bool:
+    """Whether a step of the optimizer has called the one of its parent class.
+
+    Torch runs the hooks after both, and the second is the end of the step.
+    """
+    hooked = getattr(type(optimizer).step, "__code__", None)
+    frame, running = sys._getframe(1), 0
+    while frame is not None:
+        if frame.f_code is hooked and any(x is optimizer for x in frame.f_locals.values()):
+            running += 1
+        frame = frame.f_back
+    return running > 1
 
 
 def follows(block: Clocked) -> bool:

@@ -58,6 +58,8 @@ class HistoricalAveraging(Clocked):
     last: Tensor | None
     """The weights in the last forward since the step."""
 
+    wide_buffers = ("average", "last")
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("average", torch.zeros(0))
@@ -84,6 +86,7 @@ class HistoricalAveraging(Clocked):
                 )
         if self.training and torch.is_grad_enabled():
             self.note_forward()
+            self.refuse_many(theta)
             self.last = theta.detach()
         average = self.average if len(self.average) else theta.detach()
         return (theta - average).square().sum()

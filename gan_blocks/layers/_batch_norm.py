@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gan_blocks._input_gradient import statistics_of_the_batch
 from gan_blocks.distributed import all_reduce, process_count
 from gan_blocks.lipschitz import batch_norm_norm, lipschitz_rule
 from gan_blocks.precision import at_least_float32
@@ -18,6 +19,7 @@ class _OverProcesses:
         if process_count() == 1 or not of_the_batch:
             return super().forward(input)  # type: ignore[misc]
         self._check_input_dim(input)
+        statistics_of_the_batch(input)
         over, shape = [0, *range(2, input.dim())], (1, -1, *[1] * (input.dim() - 2))
         wide = at_least_float32(input)
         sums = wide.sum(over)

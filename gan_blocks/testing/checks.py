@@ -334,7 +334,17 @@ def _stilled(case: Case, block: Any) -> None:
 
 
 def _state(block: Any) -> dict[str, Any]:
-    return copy.deepcopy(block.state_dict()) if isinstance(block, nn.Module) else {}
+    if not isinstance(block, nn.Module):
+        return {}
+    # Clocked blocks keep what they have seen since the step in buffers that are not saved.
+    unsaved = {
+        f"{path}.{name}": buffer
+        for path, module in block.named_modules()
+        if not isinstance(module, Clocked)
+        for name, buffer in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set
+    }
+    return copy.deepcopy(dict(block.state_dict()) | unsaved)
 
 
 def _assert_same_state(actual: Any, expected: Any, what: str) -> None:
@@ -399,6 +409,7 @@ def looking_changes_nothing(case: Case) -> None:
         _assert_same_state(looked_at, unseen, "at the step after a call without gradients")
     unseen, looked_at = copy.deepcopy(block), copy.deepcopy(block)
     _call(case, looked_at.eval(), inputs)
+    assert not any(m.training for m in looked_at.modules()), "it leaves evaluation mode by itself"
     _assert_same_state(looked_at, block, "in evaluation mode")
     _step(unseen)
     _step(looked_at.train())
@@ -427,6 +438,10 @@ class _Recorded:
 @_applies_when(_always)
 def accumulated(case: Case) -> None:
     """A batch in two parts gives what the whole gives, or samples see each other as declared."""
+    for parts, whole in _states_of_parts_and_whole(case):
+        torch.testing.assert_close(
+            parts, whole, msg=lambda text: f"the state after a step depends on the parts: {text}"
+        )
     pairs = _whole_and_parts(case)
     if case.entry.blueprint.capabilities.batch_dependent:
         assert _agree(pairs) or sees_mates(case), (
@@ -473,6 +488,36 @@ def _whole_and_parts(case: Case) -> list[tuple[Tensor, Tensor]]:
     for i, (a, b, both) in enumerate(zip(by_first, by_second, by_whole, strict=True)):
         pairs.append((torch.cat([a, b]) / 2 if i < len(batch) else (a + b) / 2, both))
     return pairs
+
+
+def _states_of_parts_and_whole(case: Case) -> list[tuple[Tensor, Tensor]]:
+    """The state of a clocked block after a step on two parts of a batch, and on the whole."""
+    inputs = _training(case)
+    batch, rest = _batch_and_rest(case, tuple(inputs))
+    blocks = [case.block(dtype=torch.float64), case.block(dtype=torch.float64)]
+    if not isinstance(blocks[0], Clocked) or not batch or min(len(x) for x in batch) < 2:
+        return []
+    batch = tuple(x.detach()[: len(x) // 2 * 2] for x in batch)
+    source = _Recorded()
+
+    def call(block: Any, samples: Sequence[Tensor]) -> None:
+        source.place = 0
+        with torch.random.fork_rng(devices=[]), _drawing_with(source):
+            torch.manual_seed(SEED)
+            given = [
+                x.clone().requires_grad_(y.requires_grad)
+                for x, y in zip(samples, inputs, strict=False)
+            ]
+            case.call(block, *given, *rest)
+
+    call(blocks[0], batch)
+    for number in range(2):
+        source.share = (number, 2)
+        call(blocks[1], [x.chunk(2)[number] for x in batch])
+    for block in blocks:
+        block.step()
+    whole, parts = map(_state, blocks)
+    return [(parts[name], x) for name, x in whole.items() if isinstance(x, Tensor)]
 
 
 def sees_mates(case: Case) -> bool:
@@ -581,12 +626,17 @@ def process_is_left_alone(case: Case) -> None:
 
         return setter
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
         torch.manual_seed(SEED)
+        filters = list(warnings.filters)
         with contextlib.ExitStack() as stack:
             for owner, name in _GLOBALS:
                 stack.enter_context(mock.patch.object(owner, name, watched(owner, name)))
             case.call(block, *inputs)
+            if not torch.is_grad_enabled():
+                touched.append("torch.set_grad_enabled")
+            if warnings.filters != filters:
+                touched.append("warnings.simplefilter")
     assert not touched, f"it calls {', '.join(dict.fromkeys(touched))}, which other threads see"
 
 
