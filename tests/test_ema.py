@@ -264,7 +264,7 @@ def test_an_average_that_cannot_step_by_itself_says_what_it_needs():
 
 
 def test_a_network_without_its_weights_yet_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match="model should have weights .* run it on a batch"):
+    with pytest.raises(ValueError, match=r"model should have weights .* run it on a batch"):
         EMA(nn.Sequential(nn.LazyLinear(3)))
 
 
