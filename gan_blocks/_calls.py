@@ -98,6 +98,11 @@ def misfit(kind: Kind, cls: type, compares: Compares | None = None) -> str:
     if kind in ("layer", "network") and not issubclass(cls, nn.Module):
         return f"{cls.__name__} is no nn.Module, so it is no {kind}"
     if kind == "auxiliary" and compares is None:
+        if told_by_methods(cls) == "schedule":
+            return (
+                f"{cls.__name__} has the methods at and step of a schedule, so it is no {kind}: return "
+                "it from gan_blocks_schedules"
+            )
         return (
             f"{cls.__name__} does not say which side's loss it belongs to and what it compares: add "
             f'@block(side="generator", compares="features"); side is one of '

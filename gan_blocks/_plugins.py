@@ -291,7 +291,7 @@ def kind_of(cls: Any, kind: Kind | None) -> Kind:
     if told is None:
         raise PluginError(
             f"the kind of {cls.__name__} cannot be told from its methods: pass kind=, one of "
-            f"{', '.join(KINDS)}"
+            f"{', '.join(KINDS)}, or declare side= and compares= in @block if it is a loss term"
         )
     return told
 
@@ -341,7 +341,9 @@ def _named(error: BaseException) -> str:
 def _in_words(error: BaseException) -> str:
     """Its message in one line; the message of a stranger's error may fail itself."""
     try:
-        return " ".join(str(error).split())[:300]
+        text = " ".join(str(error).split())
+        # Messages of this library are longer, and end with what to do.
+        return text[: 600 if isinstance(error, PluginError) else 300]
     except Exception:
         return "its message cannot be printed"
 

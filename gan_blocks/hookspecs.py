@@ -27,9 +27,13 @@ CHANGES = (
     "schedules have a hook of their own",
     "auxiliary terms declare side and compares",
     "batch_dependent is a reason in words",
+    "batch norm and the like declare moves_in_forward",
     "what counts or averages derives from gan_blocks.authoring.Clocked",
+    "of a constructor's errors only ValueError is translated",
+    "arguments are read-only",
+    "blocks refuse wrong tensors themselves, with gan_blocks.authoring.check_tensor",
 )
-"""What a plugin that was written for version 1 has to change."""
+"""What a plugin that was written for version 1 has to change, one item for each row of the page."""
 
 PAGE = 'the page "Moving a plugin from 1 to 2", docs/moving_a_plugin.md'
 """Where the changes are explained."""

@@ -123,8 +123,9 @@ class Registry:
             plugin: A block class or several; or a module: its hooks if it has any, else the block
                 classes that it defines.
             name: The prefix.
-            kind: The kind of the classes. May be left out for losses, divergences, penalties and
-                constraints, which are told by their methods.
+            kind: The kind of the classes. May be left out for losses, divergences, penalties, schedules
+                and constraints, which are told by their methods, and for auxiliary terms, which are told
+                by their `side` and `compares`.
 
         Raises:
             PluginError: If the name is taken or malformed, something is not a block class, or the

@@ -482,6 +482,23 @@ def test_what_cannot_be_checked_is_wrong_use(tmp_path):
         assert (result.exit_code, text in result.stderr) == (2, True), result.stderr
 
 
+@pytest.mark.parametrize("target", [".", "./plain", "plain", "plain/"])
+def test_folder_without_a_project_is_told_to_have_none(target, tmp_path, monkeypatch):
+    (tmp_path / "plain").mkdir()
+    monkeypatch.chdir(tmp_path)
+    result = run("check", target)
+    assert result.exit_code == 2
+    assert f"the folder {target!r} has no pyproject.toml" in result.stderr
+
+
+def test_folder_that_is_a_module_needs_no_project(tmp_path, monkeypatch):
+    (tmp_path / "bare_package").mkdir()
+    (tmp_path / "bare_package" / "__init__.py").write_text(MODULE.partition("cases =")[0])
+    monkeypatch.chdir(tmp_path)
+    result = run("check", "bare_package")
+    assert (result.exit_code, "bare_package/Doubled" in result.stdout) == (0, True), result.stderr
+
+
 @pytest.mark.parametrize(
     ("points", "text"),
     [

@@ -107,7 +107,7 @@ def test_failed_registration_leaves_everything_as_it_was(registry):
     [
         (nn.Linear, "mine", "is not a class decorated with @block"),
         ([3], "mine", "is not a class decorated with @block"),
-        (Triple, "mine", "the kind of Triple cannot be told from its methods: pass kind="),
+        (Triple, "mine", r"the kind of Triple .*pass kind=.*or declare side= and compares= .*loss term"),
         (MyLoss, "a/b", "a word without a slash"),
         (MyLoss, "", "a word without a slash"),
         (MyLoss, "builtin", "a word without a slash"),
@@ -225,6 +225,23 @@ def test_a_kind_is_known_by_its_call_when_a_class_is_registered(
         registry.register(cls, name="mine", kind=kind)
     assert re.search(expected, str(error.value))
     assert "mine/Mine" not in [entry.name for entry in registry.list()]
+
+
+def test_a_schedule_among_auxiliary_terms_is_sent_to_its_own_hook(registry):
+    @block
+    class Ramp(Clocked):
+        """A schedule."""
+
+        def at(self, step):
+            return float(step)
+
+        def forward(self):
+            return self.at(int(self.step_count))
+
+    with pytest.raises(PluginError, match="return it from gan_blocks_schedules"):
+        registry.register(Ramp, name="mine", kind="auxiliary")
+    registry.register(Ramp, name="mine")
+    assert registry.find("mine/Ramp").kind == "schedule"
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,11 @@ def plugins_of(target: str) -> list[str]:
     found = [name for name in found if name != BUILTIN]
     for name in found:
         registry._load(name)
+    if not found and path.is_dir() and not _is_package(target):
+        raise WrongUse(
+            f"the folder {target!r} has no pyproject.toml: give the folder of a package, which has one, "
+            "a file, or the name of a module"
+        )
     return found or [_registered(_imported(target), path.stem if path.is_file() else target)]
 
 
@@ -164,6 +169,11 @@ def _plugins_of_folder(folder: Path) -> list[str]:
                 plugin = getattr(plugin, attribute)
             _registered(plugin, name)
     return list(points)
+
+
+def _is_package(target: str) -> bool:
+    """Whether a folder is also a module's name, and the module is more than a namespace."""
+    return target.isidentifier() and getattr(_imported(target), "__file__", None) is not None
 
 
 def _imported(target: str) -> ModuleType:
