@@ -482,6 +482,42 @@ def test_lazy_penalty_needs_samples_whether_due_or_not(steps):
         lazy(smooth_critic(3, 1), None, None)
 
 
+@pytest.mark.parametrize("steps", [0, 1])
+def test_lazy_penalty_refuses_wrong_arguments_whether_due_or_not(steps):
+    lazy = gb.Lazy(gb.R1Penalty(), every=4)
+    for _ in range(steps):
+        lazy.step()
+    with pytest.raises(TypeError, match="critic should be a module or a function"):
+        lazy(nn.Linear, *pair(4, 3))
+    with pytest.raises(TypeError, match=r"generator should be a torch\.Generator"):
+        lazy(smooth_critic(3, 1), *pair(4, 3), generator=nn.Linear(2, 3))  # pyright: ignore[reportArgumentType]
+
+
+def test_lazy_penalty_that_is_not_due_is_on_the_device_of_the_samples():
+    lazy = gb.Lazy(gb.R1Penalty(), every=4)
+    lazy.step()
+    assert lazy(nn.Linear(3, 1, device="meta"), torch.randn(4, 3, device="meta")).is_meta
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda penalty: gb.Lazy(penalty, every=1),
+        lambda penalty: gb.Scheduled(penalty, gb.LinearSchedule(1.0, 0.0, steps=9)),
+    ],
+)
+def test_penalty_inside_another_draws_with_the_generator_that_is_given(around):
+    critic, plain = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), gb.GradientPenalty()
+    samples = torch.randn(2, 4, 3).unbind()
+    values = [
+        penalty(critic, *samples, generator=torch.Generator().manual_seed(seed)).item()
+        for penalty in (around(plain), plain)
+        for seed in (0, 1)
+    ]
+    assert values[:2] == pytest.approx(values[2:])
+    assert values[0] != values[1]
+
+
 # --- what a critic may not do, and what it may -------------------------------------------------------
 
 

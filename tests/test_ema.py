@@ -4,6 +4,7 @@
 # pyright: reportCallIssue=false, reportOptionalMemberAccess=false
 
 import copy
+import gc
 import pickle
 
 import pytest
@@ -266,6 +267,13 @@ def test_an_average_that_cannot_step_by_itself_says_what_it_needs():
 def test_a_network_without_its_weights_yet_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"model should have weights .* run it on a batch"):
         EMA(nn.Sequential(nn.LazyLinear(3)))
+
+
+def test_an_average_does_not_keep_its_network_alive():
+    ema = EMA(nn.Linear(2, 2), batch_size=4)
+    gc.collect()
+    with pytest.raises(ValueError, match="its network is gone"):
+        ema.step()
 
 
 def test_clocked_layers_of_an_averaged_network_have_the_counts_of_the_network():

@@ -202,6 +202,46 @@ class CommitsInForward(_Averages):
         return result
 
 
+class AddsUpItsCalls(_Averages):
+    """Takes the sum over its calls for the mean."""
+
+    def pool(self, value: Tensor, samples: Tensor | float) -> None:
+        if self.training and torch.is_grad_enabled():
+            self.pooled = self.pooled + value.detach()
+            self.pooled_samples = self.pooled_samples + 1
+
+
+class PoolsWithoutGradients(_Averages):
+    def pool(self, value: Tensor, samples: Tensor | float) -> None:
+        if self.training:
+            self._pool(value.detach().to(self.pooled), samples)
+
+
+class PoolsInEvaluation(_Averages):
+    def pool(self, value: Tensor, samples: Tensor | float) -> None:
+        if torch.is_grad_enabled():
+            self._pool(value.detach().to(self.pooled), samples)
+
+
+class CountsInEvaluation(CountsItsCalls):
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            self.calls += 1
+        return Doubling.forward(self, x)
+
+
+class GrowsInSecret(Doubling):
+    """Grows by each call, without a state that tells."""
+
+    def __init__(self, offset: float = 0.25) -> None:
+        super().__init__(offset)
+        self.secret = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.secret += 1
+        return super().forward(x) + self.secret
+
+
 class KeepsItsInput(Doubling):
     def forward(self, x: Tensor) -> Tensor:
         self.kept = [x]
@@ -382,6 +422,17 @@ def test_a_case_tests_a_later_state_of_a_clocked_block():
             {"batch_dependent": "a mean"},
             "the state after a step depends on the parts",
         ),
+        ("called_twice", AddsUpItsCalls, {}, "after two calls instead of one: mean changes from"),
+        ("called_twice", GrowsInSecret, {}, "not equal"),
+        ("looking_changes_nothing", CountsItsCalls, {}, r"\nwithout gradients: calls changes from"),
+        ("looking_changes_nothing", CountsInEvaluation, {}, r"\nin evaluation mode: calls changes"),
+        (
+            "looking_changes_nothing",
+            PoolsWithoutGradients,
+            {},
+            "step after a call without gradients",
+        ),
+        ("looking_changes_nothing", PoolsInEvaluation, {}, "step after a call in evaluation mode"),
         ("accumulated", SumsTheBatch, {}, "not close"),
         (
             "accumulated",

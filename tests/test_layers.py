@@ -211,6 +211,13 @@ def test_a_network_of_which_a_part_is_frozen_has_the_statistics_of_its_reference
     torch.testing.assert_close(critic(x), expected)
 
 
+def test_a_layer_that_works_in_place_leaves_the_reference_as_it_is():
+    reference = data(7)
+    critic = WithReference(nn.Sequential(nn.ReLU(inplace=True), VirtualBatchNorm(2)), reference)
+    critic(data(3))
+    assert torch.equal(critic.reference[0], reference)
+
+
 def test_frozen_statistics_lie_in_the_state_and_go_into_a_fresh_network():
     critic, x = WithReference(network(), data(7)), data(3)
     critic.freeze()

@@ -586,6 +586,8 @@ def test_a_column_against_a_row_never_broadcasts(loss):
         loss.discriminator(r, f)
     with pytest.raises(ValueError, match="differ in more than the batch size"):
         loss.discriminator(torch.randn(4, 2), torch.randn(4, 1))
+    with pytest.raises(ValueError, match="differ in more than the batch size"):
+        loss.discriminator(torch.randn(()), torch.randn(4))
 
 
 @pytest.mark.parametrize("loss", [*UNPAIRED, *AVERAGE], ids=ids)

@@ -107,7 +107,11 @@ def test_failed_registration_leaves_everything_as_it_was(registry):
     [
         (nn.Linear, "mine", "is not a class decorated with @block"),
         ([3], "mine", "is not a class decorated with @block"),
-        (Triple, "mine", r"the kind of Triple .*pass kind=.*or declare side= and compares= .*loss term"),
+        (
+            Triple,
+            "mine",
+            r"the kind of Triple .*pass kind=.*or declare side= and compares= .*loss term",
+        ),
         (MyLoss, "a/b", "a word without a slash"),
         (MyLoss, "", "a word without a slash"),
         (MyLoss, "builtin", "a word without a slash"),
@@ -355,6 +359,29 @@ def test_lookups_go_on_while_other_threads_register(registry):
     assert failures == []
     names = {entry.name for entry in registry.list("layer")}
     assert {f"plugin-{cls.__name__}/{cls.__name__}" for cls in classes} <= names
+
+
+def test_of_classes_that_do_not_all_fit_none_is_registered(registry):
+    class_of_no_layer = block(type("NoLayer", (), {"__call__": lambda self, x: x}))
+    with pytest.raises(PluginError, match="is no layer"):
+        registry.register([Triple, class_of_no_layer], name="mixed", kind="layer")
+    assert not any(entry.name.startswith("mixed/") for entry in registry.list())
+
+
+def test_what_is_found_by_its_name_while_it_is_registered_is_known_by_its_class(
+    registry, monkeypatch
+):
+    seen = []
+
+    def watched(entries):
+        for entry in registry.list("layer"):
+            seen.append(entry.name)
+            assert registry.kind_of(entry.cls) == "layer"
+        return types.MappingProxyType(entries)
+
+    monkeypatch.setattr(sys.modules[Registry.__module__], "MappingProxyType", watched)
+    registry.register(Triple, name="watched", kind="layer")
+    assert seen
 
 
 def test_two_threads_that_register_at_the_same_time_both_do(registry, monkeypatch):

@@ -22,6 +22,14 @@ def test_critic_gets_no_gradient_and_does_not_move_in_the_generator_s_step(train
     assert all(p.grad is not None for p in it.generator.parameters())
 
 
+def test_weights_take_gradients_again_after_a_step_that_failed(examples):
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    with pytest.raises(RuntimeError, match="stop"), examples.steps.frozen(weights):
+        assert not any(weight.requires_grad for weight in weights)
+        raise RuntimeError("stop")
+    assert all(weight.requires_grad for weight in weights)
+
+
 def test_weights_that_the_critic_froze_stay_frozen_and_the_others_trainable(trainer):
     it, batches = trainer()
     frozen = it.critic_weights.pop(0).requires_grad_(False)
