@@ -606,6 +606,7 @@ def test_the_average_of_path_lengths_carries_no_gradient():
     lengths = 5 * torch.randn(6, 1, 1, generator=draws).abs().double()  # at the scale 1
     average = 0.5 * (2 * lengths).mean()
     expected = (2 * (2 * lengths - average) * lengths).mean()
+    assert scale.grad is not None
     assert scale.grad.item() == pytest.approx(expected.item(), rel=1e-6)
 
 

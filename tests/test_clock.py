@@ -1,7 +1,7 @@
 """One clock: blocks that count or average advance once per optimizer step, and by nothing else."""
 
 # What lies in a container of modules is typed as any module or tensor.
-# pyright: reportCallIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportArgumentType=false, reportIncompatibleMethodOverride=false
 
 import copy
 import gc

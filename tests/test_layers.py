@@ -423,13 +423,12 @@ def test_extractor_returns_layers_by_name_and_stops_after_the_last():
 
 def test_extractors_hook_a_layer_once_however_many_they_are_and_however_often_they_run():
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    for _ in range(3):
-        for extractor in (FeatureExtractor(network, ["0"]), FeatureExtractor(network, ["1", "0"])):
-            for _ in range(2):
-                extractor(torch.randn(4, 2))
-    copied = copy.deepcopy(extractor)
+    extractors = [FeatureExtractor(network, names) for names in (["0"], ["1", "0"]) * 3]
+    for extractor in extractors * 2:
+        extractor(torch.randn(4, 2))
+    copied = copy.deepcopy(extractors[-1])
     copied(torch.randn(4, 2))
-    for layer in (*network, *copied.network):
+    for layer in (*network, *copied.network.children()):
         assert len(layer._forward_hooks) == 1
 
 

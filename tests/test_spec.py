@@ -506,7 +506,7 @@ def test_a_child_that_bears_the_name_of_an_argument_is_state():
             self.norm = nn.BatchNorm1d(2) if norm == "batch" else nn.Identity()
 
     built, other = Normed(), nn.LayerNorm(2)
-    built.norm = other
+    built.norm = other  # pyright: ignore[reportAttributeAccessIssue]
     assert built.norm is other
     assert recorded_arguments(built) == {"norm": "batch"}
 

@@ -1,4 +1,6 @@
 """The public entry points, with right arguments and literal references."""
+# Blocks are made by name, so their methods are not known to the type checker.
+# pyright: reportAttributeAccessIssue=false
 
 import contextlib
 import copy
