@@ -397,6 +397,12 @@ def test_state_does_not_depend_on_the_order_of_the_weights():
     torch.testing.assert_close(first, second)
 
 
+def test_state_of_losses_of_other_names_is_refused():
+    state = GradientBalancer({"a": 1, "b": 1}).state_dict()
+    with pytest.raises(ValueError, match="should be of losses named a, c, got one of a, b"):
+        GradientBalancer({"a": 1, "c": 1}).load_state_dict(state)
+
+
 def test_losses_may_share_a_part_of_their_graph():
     critic = nn.Linear(3, 4)
     output = torch.randn(2, 3, requires_grad=True)
