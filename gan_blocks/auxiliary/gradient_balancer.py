@@ -172,16 +172,14 @@ class GradientBalancer(Averaging):
             torch.where(finite, self.decay * counts + 1, counts),
         )
 
-    def get_extra_state(self) -> list[str]:
-        return sorted(self.weights)
-
-    def set_extra_state(self, state: list[str]) -> None:
+    def get_extra_state(self) -> Tensor:
         # The averages are kept by the order of the names, so other names would take the wrong ones.
-        if state != sorted(self.weights):
-            raise ValueError(
-                f"state_dict should be of losses named {', '.join(sorted(self.weights))}, got one of "
-                f"{', '.join(map(str, state))}"
-            )
+        return torch.tensor(list(", ".join(sorted(self.weights)).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        ours, theirs = (bytes(x.tolist()).decode() for x in (self.get_extra_state(), state))
+        if ours != theirs:
+            raise ValueError(f"state_dict should be of losses named {ours}, got one of {theirs}")
 
     def pool(self, value: Tensor, samples: Tensor | float) -> None:
         super().pool(value if self.per_sample else value.square(), samples)
