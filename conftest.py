@@ -2,6 +2,9 @@
 
 import doctest
 import os
+import sys
+from types import ModuleType
+from typing import Any
 
 from hypothesis import settings
 from sybil import Sybil
@@ -15,9 +18,28 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 docstrings = Sybil([DocTestParser(OPTIONS)], patterns=["gan_blocks/*.py", "gan_blocks/*/*.py"])
+
+
+def as_module(namespace: dict[str, Any]) -> None:
+    """Give a page a module, so that pickle finds its classes as it finds those of a script."""
+
+    def __getattr__(name: str) -> Any:
+        if name in namespace:
+            return namespace[name]
+        raise AttributeError(name)
+
+    page = ModuleType("page")
+    page.__dict__["__getattr__"] = __getattr__
+    namespace["__name__"] = page.__name__
+    sys.modules[page.__name__] = page
+
+
 # The blocks of the tutorial's page are those of examples/tutorial.py, which tests/test_tutorial.py runs.
 pages = Sybil(
-    [PythonCodeBlockParser(doctest_optionflags=OPTIONS)], pattern="*.md", exclude="tutorial.md"
+    [PythonCodeBlockParser(doctest_optionflags=OPTIONS)],
+    pattern="*.md",
+    exclude="tutorial.md",
+    setup=as_module,
 )
 
 # The package that `gan-blocks new-plugin` writes; tests/test_new_plugin.py runs its tests.
