@@ -100,7 +100,7 @@ class EMA(Clocked):
         self.rampup = rampup
         self.batch_size = batch_size
         self.samples = 0
-        self._model: Any = weakref.ref(model)  # not a submodule, so that it is neither saved nor moved
+        self._model: Any = weakref.ref(model)  # no submodule, so it is not saved
         self.eval()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -142,8 +142,8 @@ class Clocked(WideBuffers):
 class Averaging(Clocked):
     """A clocked block that averages a statistic of the batch over steps.
 
-    `forward` hands the statistic of its batch to [`pool`][gan_blocks.authoring.Averaging.pool]. Each step
-    passes the mean over all samples since the last step to
+    `forward` hands the statistic of its batch to [`pool`][gan_blocks.authoring.Averaging.pool]. Each
+    step passes the mean over all samples since the last step to
     [`commit`][gan_blocks.authoring.Averaging.commit]. The state is therefore that of the whole batch,
     however many micro-batches it is split into.
 
