@@ -156,15 +156,15 @@ def evaluate(name: str, dataset: Any, sampler: Sampler) -> dict[str, Any]:
 
 @contextmanager
 def without_training(*networks: nn.Module, evaluation: bool = True) -> Iterator[None]:
-    """Within it, what networks do leaves no trace: neither gradients nor modes, buffers, random numbers.
+    """Run networks without side effects on gradients, modes, buffers and random numbers.
 
     Args:
-        networks: Those that run.
-        evaluation: Whether they run in evaluation mode, or in the modes that they are in.
+        networks: The networks that run inside the context.
+        evaluation: Whether to switch them to evaluation mode. Otherwise their modes stay as they are.
     """
     modules = [module for network in networks for module in network.modules()]
     modes = [(module, module.training) for module in modules]
-    # Batch norm and spectral norm move their buffers in training mode, and another's layer in any.
+    # Batch norm and spectral norm update buffers in training mode; custom layers may always do so.
     buffers = [(m, k, x, x.clone()) for m in modules for k, x in m.named_buffers(recurse=False)]
     weights = (weight for network in networks for weight in network.parameters())
     device = next((weight.device for weight in weights), torch.device("cpu"))

@@ -57,7 +57,7 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 
 def needs_real_logits(loss: Any) -> bool:
-    """Whether the generator's side of a loss requires them, as its signature says."""
+    """Whether the generator's side of a loss has a required argument `real_logits`."""
     parameter = inspect.signature(loss.generator).parameters.get("real_logits")
     return parameter is not None and parameter.default is inspect.Parameter.empty
 
@@ -78,12 +78,12 @@ class Term(NamedTuple):
     """An auxiliary term in the loss of one side.
 
     Args:
-        name: What messages call it.
-        block: The term.
-        of_module: Whether it is called with the network of the side, or with real and generated outputs
-            of the critic.
-        layers: The layers whose outputs it compares, each in turn. The empty name is the logits.
-        weight: Its factor.
+        name: Its name in messages.
+        block: The block that computes it.
+        of_module: Whether it takes the network itself. Otherwise it takes the critic's outputs on real
+            and on generated samples.
+        layers: The layers whose outputs it compares, one at a time. The empty name is the logits.
+        weight: Its weight in the loss.
     """
 
     name: str
@@ -93,12 +93,12 @@ class Term(NamedTuple):
     weight: float
 
     def value(self, network: nn.Module, real: Mapping[str, Any], fake: Mapping[str, Any]) -> Tensor:
-        """The sum over its layers, weight included.
+        """Return the weighted sum over the layers.
 
         Args:
-            network: Of the side.
-            real: Outputs of the critic on real samples, by layer.
-            fake: On generated samples.
+            network: The network that this side trains.
+            real: The critic's outputs on real samples, by layer.
+            fake: The critic's outputs on generated samples, by layer.
         """
         if self.of_module:
             return self.weight * self.block(network)
@@ -107,17 +107,17 @@ class Term(NamedTuple):
 
 
 class CriticStep(nn.Module):
-    """The critic's loss, all penalties and the auxiliary terms of its side on a batch.
+    """Computes the critic's loss on a batch, with all penalties and its auxiliary terms.
 
     Args:
-        critic: Whose weights this step trains.
-        generator: Makes the samples that the critic is shown.
+        critic: The network that this step trains.
+        generator: Makes the generated samples.
         loss: The adversarial loss.
-        penalties: What is added to it, by name.
-        auxiliary: What else is added.
-        draws: The random numbers of the penalties.
-        packing: How many samples the critic is shown as one.
-        keeps_graph: Whether the samples keep their graph, for the generator's step.
+        penalties: The penalties added to the loss, by name.
+        auxiliary: The auxiliary terms added to the loss.
+        draws: The random number generator for the penalties.
+        packing: The number of samples in a pack.
+        keeps_graph: Whether the generated samples keep their graph, for the generator's step.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class CriticStep(nn.Module):
         x, *labels = real
         with torch.set_grad_enabled(self.keeps_graph):
             fake = generator(z, *labels)
-        # The critic's loss is none of the generator's business.
+        # Detach, so that the critic's loss does not reach the generator.
         x, shown = pack(x, self.packing), pack(fake.detach(), self.packing)
         real_logits, fake_logits = self.critic(x, *labels), self.critic(shown, *labels)
         terms = {"the discriminator's loss": loss.discriminator(real_logits, fake_logits)}
@@ -157,15 +157,15 @@ class CriticStep(nn.Module):
 
 
 class GeneratorStep(nn.Module):
-    """The generator's loss and the auxiliary terms of its side on a batch.
+    """Computes the generator's loss on a batch, with its auxiliary terms.
 
     Args:
-        generator: Whose weights this step trains.
-        features: The critic's logits, under the empty name, and the features of the terms.
+        generator: The network that this step trains.
+        features: Extracts the critic's logits, under the empty name, and the features for the terms.
         loss: The adversarial loss.
-        weight: Its factor.
-        auxiliary: What is added to it.
-        packing: How many samples the critic is shown as one.
+        weight: The weight of the adversarial loss.
+        auxiliary: The auxiliary terms added to the loss.
+        packing: The number of samples in a pack.
     """
 
     def __init__(

@@ -88,7 +88,7 @@ class Trainer:
             network.compile()  # last, since the average is a copy
 
     def _check_packs(self) -> None:
-        """Refuse packs that do not fill what a process sees at once."""
+        """Refuse a batch size that each micro-batch cannot divide into whole packs."""
         size, m = self.config.batch_size, self.config.packing
         shares = self.accelerator.num_processes * self.config.accumulate
         if m > 1 and size % (shares * m):
@@ -98,7 +98,7 @@ class Trainer:
             )
 
     def _terms(self, blocks: list[Any]) -> dict[str, list[Term]]:
-        """The auxiliary terms of each side, as these blocks compute them."""
+        """Pair these blocks with the config's auxiliary terms and group them by side."""
         terms: dict[str, list[Term]] = {"critic": [], "generator": []}
         for i, (item, block) in enumerate(zip(self.config.auxiliary, blocks, strict=True)):
             name = f"auxiliary.{i} ({item.term['block']})"
@@ -107,7 +107,7 @@ class Trainer:
         return terms
 
     def _follow(self) -> None:
-        """What counts or averages advances with the optimizer of the side whose loss it is in."""
+        """Advance schedules and averages with the optimizer of the loss that they belong to."""
         critic, generator = (
             [term.block for term in self.terms[side]] for side in ("critic", "generator")
         )
@@ -119,7 +119,7 @@ class Trainer:
             gan_blocks.follow(optimizer, *modules)
 
     def early_ends(self) -> list[str]:
-        """The schedules that end before a tenth of the run, each with its place in the config."""
+        """List schedules that end in the first tenth of the run, with their paths in the config."""
         config, k = self.config, self.config.critic_steps
         d, g = ("the discriminator", config.steps * k), ("the generator", config.steps)
         clocks = {"loss": (self.loss, d), "discriminator": (self.critic, d)}
@@ -147,7 +147,7 @@ class Trainer:
         """Hand each side's step and optimizer to Accelerate."""
         config, draws = self.config, self.random.draws
         blocks = zip(config.penalties, self.penalties, strict=True)
-        # Made once: the repr of blocks in blocks is long.
+        # Names are made once, since the repr of a nested block is long.
         penalties = {f"penalties.{i} ({s['block']})": p for i, (s, p) in enumerate(blocks)}
         critic = (self.critic, self.generator, self.loss, penalties, self.terms["critic"])
         generator = (self.generator, self.features, self.loss, config.adversarial_weight)
@@ -211,13 +211,13 @@ class Trainer:
         if self.config.num_classes and labels is None:
             labels = torch.arange(n, device=self.device) // plots.SIDE % self.config.num_classes
         with without_training(averaged), distributed.local():
-            torch.manual_seed(seed)  # for a generator that draws by itself
+            torch.manual_seed(seed)  # for a generator that draws its own noise
             inputs = (self.latents(n, seed), *([] if labels is None else [labels]))
             parts = zip(*(x.split(500) for x in inputs), strict=True)
             return torch.cat([averaged(*part) for part in parts])
 
     def judge(self, z: Tensor, *labels: Tensor) -> float:
-        """D(G(z)) as the networks are now, in the modes in which they train."""
+        """Return the mean of D(G(z)) for the current networks in their training modes."""
         with without_training(self.critic, self.generator, evaluation=False):
             fake = pack(self.generator(z, *labels), self.config.packing)
             return self._mean(realness(self.critic(fake, *labels))).item()
@@ -233,7 +233,7 @@ class Trainer:
                 of_real, of_fake = (
                     self.features(pack(x, self.config.packing), *labels) for x in (real, fake)
                 )
-                # Copies, since a loss or a term may keep a state.
+                # Use copies, since a loss or a term may keep state.
                 copy.deepcopy(self.loss).discriminator(of_real[""], of_fake[""])
                 terms = self._terms(copy.deepcopy(self.auxiliary))
                 for side, network in (("critic", self.critic), ("generator", self.generator)):

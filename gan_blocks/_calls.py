@@ -1,4 +1,4 @@
-"""How a block of each kind is called, and whether a class or an object can be called so."""
+"""The call signature of each kind of block, and checks that a class or an object fits it."""
 
 import inspect
 from typing import Any, NamedTuple, get_args
@@ -10,13 +10,13 @@ from gan_blocks.types import Compares, Divergence, Kind, Side
 
 
 class Call(NamedTuple):
-    """One method of a kind.
+    """One method that every block of a kind has, and its arguments.
 
     Args:
-        method: Its name; empty for the call of the object itself.
-        arguments: What is passed by position; none where each block has a call of its own.
-        keywords: What is passed by name.
-        optional: What is passed by name to those that take it.
+        method: Its name. Empty if the object itself is called.
+        arguments: Positional arguments. None if each block has its own signature.
+        keywords: Keyword arguments.
+        optional: Keyword arguments that a block may leave out of its signature.
     """
 
     method: str
@@ -25,7 +25,7 @@ class Call(NamedTuple):
     optional: tuple[str, ...] = ()
 
     def of(self, name: str) -> str:
-        """The call as one writes it, `loss.generator(fake_logits, real_logits=...)`."""
+        """Return the call as code, such as `loss.generator(fake_logits, real_logits=...)`."""
         passed = [f"{key}=..." for key in (*self.keywords, *self.optional)]
         arguments = ", ".join(
             [*("...",) * (self.arguments is None), *(self.arguments or ()), *passed]
@@ -68,16 +68,16 @@ _TERMS: dict[Compares, tuple[str, ...]] = {
     "samples": ("real", "fake"),
     "module": ("module",),
 }
-"""What an auxiliary term is called with, by what it compares; one that compares `other` is free."""
+"""The arguments of an auxiliary term by what it compares. With `other` the signature is free."""
 
 
 def expected_call(kind: Kind) -> str:
-    """How a block of a kind is called, `penalty(critic, real, fake, generator=...)`."""
+    """Return the call of a kind as code, such as `penalty(critic, real, fake, generator=...)`."""
     return " and ".join(call.of(kind) for call in CALLS[kind])
 
 
 def told_by_methods(cls: type) -> Kind | None:
-    """The kind of a class that no hook names; none if its methods do not tell."""
+    """Infer the kind of a class from its methods. None if they do not determine it."""
     names: dict[Kind, tuple[str, ...]] = {
         "loss": ("discriminator", "generator"),
         "divergence": ("f", "conjugate", "activation"),
@@ -94,7 +94,7 @@ def told_by_methods(cls: type) -> Kind | None:
 
 
 def misfit(kind: Kind, cls: type, compares: Compares | None = None) -> str:
-    """Why a class cannot be of a kind, with the call that is expected; empty if it can."""
+    """Explain why a class does not fit a kind and which call is expected. Empty if it fits."""
     if kind in ("layer", "network") and not issubclass(cls, nn.Module):
         return f"{cls.__name__} is no nn.Module, so it is no {kind}"
     if kind == "auxiliary" and compares is None:
@@ -121,7 +121,7 @@ def misfit(kind: Kind, cls: type, compares: Compares | None = None) -> str:
 
 
 def misfit_of_object(kind: Kind, value: Any) -> str:
-    """Likewise for an object of any class, such as a function."""
+    """Explain why an object, such as a function, does not fit a kind. Empty if it fits."""
     if kind == "network" and not isinstance(value, nn.Module):
         return "is no nn.Module"
     for call in CALLS[kind]:
@@ -147,7 +147,7 @@ def _misfit(method: Any, call: Call) -> str:
 
 
 def _signature(method: Any) -> inspect.Signature | None:
-    """None if it cannot be read, as that of a function written in C."""
+    """Return the signature, or None if it is unavailable, as for functions written in C."""
     try:
         return inspect.signature(method)
     except (TypeError, ValueError):
@@ -167,9 +167,9 @@ def _binds(signature: inspect.Signature, call: Call) -> bool:
 
 
 def _of_class(cls: type, name: str) -> Any:
-    """A method without its `self`; none if the class does not have it.
+    """Return a method bound to a placeholder `self`, or None if the class does not define it.
 
-    Every class has the attribute `__call__`, its metaclass's, so only the classes' own members count.
+    Looks in the `__dict__` of each base, because `getattr(cls, "__call__")` finds the metaclass's.
     """
     names = (name,) if name else ("__call__", "forward")[: 1 + issubclass(cls, nn.Module)]
     for base in cls.__mro__:
@@ -186,7 +186,7 @@ def _without_self(member: Any) -> Any:
         return member.__func__.__get__(object())
     if inspect.isfunction(member):
         return member.__get__(object())
-    # A number in the place of a method is none; what another descriptor gives, only an object tells.
+    # Accept any other descriptor: what it returns is known only once there is an instance.
     return member if callable(member) or hasattr(member, "__get__") else None
 
 
@@ -194,7 +194,7 @@ def _of_object(value: Any, name: str) -> Any:
     if name:
         method = getattr(value, name, None)
     elif isinstance(value, nn.Module):
-        # A forward may have been put on the instance.
+        # The instance may have a `forward` of its own that overrides the class's.
         method = vars(value).get("forward") or _of_class(type(value), "")
     else:
         method = value

@@ -1,6 +1,6 @@
-"""Checks of what blocks are given, before anything is computed with it.
+"""Argument checks that blocks run before they compute anything.
 
-They read types, dtypes, devices and shapes alone, never a value, so that no device has to wait.
+They read only types, dtypes, devices and shapes. Reading a value would synchronize with the device.
 """
 
 import functools
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 Dimensions = tuple[int | str | EllipsisType, ...]
-"""A size, a letter for any size, or an ellipsis, first or last, for any further dimensions."""
+"""A size, a letter for any size, or an ellipsis for any number of dimensions at either end."""
 
 _ANY: Dimensions = (...,)
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -31,16 +31,16 @@ def check_tensor(
     smallest: int = 0,
     empty: bool = True,
 ) -> None:
-    """Refuse whatever is not a dense tensor of this shape.
+    """Raise an error unless `x` is a dense tensor of this shape.
 
     Args:
-        name: Name of the argument.
-        x: What came.
+        name: The name of the argument.
+        x: The value that was passed.
         shape: For instance `("N", 3, "H", "W")` or `("N", ...)`.
-        of: The block that takes it, for the message.
-        floating: Whether it has to hold floating-point numbers.
-        smallest: Least size of the dimensions after the first two.
-        empty: Whether it may have no entries.
+        of: The block that takes the argument, for the message.
+        floating: Whether it must have a floating-point dtype.
+        smallest: The minimum size of each dimension after the first two.
+        empty: Whether it may be empty.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{_of(of)}{name} should be a tensor, got {type_name(x)}")
@@ -69,12 +69,12 @@ def _of(block: Any) -> str:
 
 
 def type_name(x: Any) -> str:
-    """What came, in a message: of a class that it is one."""
+    """Return the type of `x` for a message. If `x` is itself a class, say so."""
     return f"the class {x.__name__}" if isinstance(x, type) else type(x).__name__
 
 
 def shown_shape(shape: Dimensions) -> str:
-    """For instance `(N, 3, ...)`."""
+    """Format a shape for a message, for instance `(N, 3, ...)`."""
     parts = ["..." if n is ... else str(n) for n in shape]
     return f"({', '.join(parts)}{',' if len(parts) == 1 and parts != ['...'] else ''})"
 
@@ -96,7 +96,7 @@ def _fits(actual: tuple[int, ...], shape: Dimensions) -> bool:
 
 
 def check_module(name: str, module: Any, *, of: Any = None) -> None:
-    """Refuse whatever is not a module with its weights in place."""
+    """Raise an error unless `module` is a module whose weights are initialized."""
     if not isinstance(module, nn.Module):
         hint = " itself" if isinstance(module, list | tuple) else ""
         raise TypeError(f"{_of(of)}{name} should be a module{hint}, got {type_name(module)}")
@@ -108,9 +108,9 @@ def check_module(name: str, module: Any, *, of: Any = None) -> None:
 
 
 def check_generator(generator: Any) -> None:
-    """Refuse anything but a `torch.Generator` or None where random numbers are drawn.
+    """Raise an error unless `generator` is a `torch.Generator` or None.
 
-    In a GAN "generator" is a network too, so the mistake is an easy one.
+    In a GAN "generator" also means the network, so the two are easily confused.
     """
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(
@@ -120,17 +120,17 @@ def check_generator(generator: Any) -> None:
 
 
 def check_count(name: str, count: Any, least: int = 1) -> None:
-    """Refuse whatever is no integer of a least value."""
-    # A symbolic size of the compiler is no int.
+    """Raise an error unless `count` is an integer of at least `least`."""
+    # Under torch.compile a size may be a SymInt, which is not an int.
     if isinstance(count, bool) or not isinstance(count, int | torch.SymInt) or count < least:
         raise ValueError(f"{name} should be an integer of at least {least}, got {count!r}")
 
 
 def explains_failures(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Says which argument of a forward does not go with the weights, where torch has failed.
+    """Make a `forward` that fails say which argument does not match the weights.
 
-    Nothing is looked at before: dtypes and devices of weights may change until the very layer runs, as
-    with offloaded, sharded or quantized ones.
+    The check runs only after a failure. Offloading, sharding or quantization may change the dtype and
+    the device of a weight right before its layer runs.
     """
     names = list(inspect.signature(forward).parameters)[1:]
 
@@ -172,7 +172,7 @@ def _explain(module: nn.Module, name: str, x: Tensor, error: Exception) -> None:
 
 
 def is_batched(x: Tensor) -> bool:
-    """Whether a tensor stands for many inside `torch.vmap`, where nobody can see all of it."""
+    """Whether a tensor is batched by `torch.vmap`, so that its values cannot be read."""
     try:
         torch.zeros((), dtype=x.dtype, device=x.device).copy_(x.detach().sum())
     except RuntimeError:
@@ -181,7 +181,7 @@ def is_batched(x: Tensor) -> bool:
 
 
 def warn_caller(message: str) -> None:
-    """Warn at the first line outside gan_blocks and torch, which is the one to change."""
+    """Attribute a warning to the caller's line, the first one outside gan_blocks and torch."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back

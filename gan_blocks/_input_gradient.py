@@ -21,7 +21,7 @@ _NAME = "the critic's output"
 
 
 def check_critic(critic: Any) -> None:
-    """Refuse what cannot be called on samples."""
+    """Raise an error unless `critic` can be called on samples."""
     if not callable(critic) or isinstance(critic, type):
         raise TypeError(
             "critic should be a module or a function that maps samples to logits, got "
@@ -40,7 +40,7 @@ def check_samples(name: str, x: Tensor) -> None:
 
 
 def logits_of_each(logits: Logits, samples: Tensor) -> list[Tensor]:
-    """The logits of each sub-critic, refused where they are not those of each sample."""
+    """Return the logits of each sub-critic. Raise an error unless there are some for each sample."""
     outputs = sub_critics(_NAME, logits)
     for y in outputs:
         _check_rows(y, samples)
@@ -48,12 +48,12 @@ def logits_of_each(logits: Logits, samples: Tensor) -> list[Tensor]:
 
 
 def input_gradients(critic: Critic, points: Tensor, name: str) -> list[Tensor]:
-    """Return the gradient of each sub-critic at each point, `(N, d)`, differentiable by the weights.
+    """Return the gradient of each sub-critic at each point, `(N, d)`, with a graph.
 
     Args:
         critic: The critic.
-        points: Where the gradient is taken.
-        name: What the caller calls them.
+        points: The points at which to take the gradient.
+        name: The name of `points` in messages.
     """
     check_critic(critic)
     check_samples(name, points)
@@ -88,10 +88,10 @@ def input_gradients(critic: Critic, points: Tensor, name: str) -> list[Tensor]:
 
 
 def _by_autograd(critic: Critic, points: Tensor) -> tuple[list[Tensor], int | None]:
-    """The gradients, and the channels of a batch norm that mixed the samples, if one ran."""
-    # An inference tensor takes no gradient, but a copy of it does.
+    """Return the gradients, and the number of channels if a batch norm mixed the samples."""
+    # An inference tensor cannot require a gradient, but a copy of it can.
     points = (points.clone() if points.is_inference() else points).requires_grad_()
-    # The critic gets a copy, since a layer may work in place on it.
+    # Pass a copy, since a layer may modify its input in place.
     copied = points.clone()
     with _WatchesBatchNorm() as watch:
         logits = critic(copied)
@@ -99,10 +99,10 @@ def _by_autograd(critic: Critic, points: Tensor) -> tuple[list[Tensor], int | No
 
 
 class _WatchesBatchNorm(TorchFunctionMode):
-    """Notes the channels of a batch norm that uses the statistics of the batch.
+    """Records the number of channels of a batch norm that uses batch statistics.
 
-    It sees what this thread runs within it, so it neither has to know how the critic is written nor
-    takes a layer of another network for the critic's.
+    It intercepts function calls in this thread, so the critic may be any function. Batch norm in other
+    networks and other threads is not recorded.
     """
 
     channels: int | None = None
@@ -120,7 +120,7 @@ class _WatchesBatchNorm(TorchFunctionMode):
 
 
 def statistics_of_the_batch(x: Tensor) -> None:
-    """Tell the watch that a batch norm written without torch's own mixes these samples."""
+    """Report to `_WatchesBatchNorm` a batch norm that does not call torch's own."""
     if not torch.compiler.is_compiling() and has_torch_function((x,)):
         handle_torch_function(statistics_of_the_batch, (x,), x)
 
@@ -132,15 +132,15 @@ _lock, _users = threading.Lock(), [0]
 
 
 def _as_written(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with what torch has compiled run eagerly: it cannot be differentiated twice."""
-    # Without dynamo nothing has been compiled, and to import it takes seconds.
+    """Run compiled code inside the function eagerly: compiled graphs do not support double backward."""
+    # If dynamo has not been imported, nothing is compiled. Importing it takes seconds.
     return _eager(function) if "torch._dynamo" in sys.modules else function
 
 
 @functools.cache
 def _eager(function: Callable[..., Any]) -> Callable[..., Any]:
-    # Where a compiled step has fallen back to eager, the stance can be set only in a function that
-    # the compiler leaves alone.
+    # After a graph break in a compiled step, the stance can be set only in a function that the
+    # compiler skips.
     @torch.compiler.disable
     def run(*args: Any) -> Any:
         with _eager_stance():
@@ -151,7 +151,7 @@ def _eager(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _eager_stance() -> Iterator[None]:
-    """The stance is the process's, so the last of several threads ends it."""
+    """Force eager execution. The stance is global, so the last thread to leave resets it."""
     with _lock:
         if not _users[0]:
             _stance.enter_context(torch.compiler.set_stance("force_eager"))
@@ -191,7 +191,8 @@ def gradients_of_logits(
 ) -> list[Tensor]:
     """Return the gradient of each sample's logits with respect to that sample, flattened to `(N, d)`.
 
-    One for each sub-critic; `inputs` are those of all of them, or one for each.
+    The list has one gradient for each sub-critic. `inputs` is one tensor for all of them, or a list
+    with one tensor for each.
     """
     outputs = sub_critics(name, logits)
     points: list[Any] = inputs if isinstance(inputs, list) else [inputs] * len(outputs)
@@ -241,7 +242,7 @@ def _gradient(name: str, logits: Tensor, points: Tensor) -> Tensor:
 
 
 def _check_rows(logits: Tensor, samples: Tensor) -> None:
-    """Logits of several patches may stand in the dimension of the batch, so a multiple will do."""
+    """Accept a multiple of the batch size, since patches may be folded into the batch dimension."""
     count = len(logits) if logits.dim() else 1
     if count % len(samples):
         raise ValueError(

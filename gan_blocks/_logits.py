@@ -96,13 +96,13 @@ def discriminator_pairs(
     paired: bool = False,
     unbounded: bool = False,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Real and fake logits of each sub-discriminator, for the discriminator's side of a loss.
+    """Return real and fake logits of each sub-discriminator for the discriminator's loss.
 
     Args:
-        loss: Which loss, for the warnings.
+        loss: The loss, for the warnings.
         real_logits: Logits on real samples.
         fake_logits: Logits on generated samples.
-        paired: Whether sample i of one belongs to sample i of the other.
+        paired: Whether real sample i is compared with generated sample i.
         unbounded: Whether the loss applies a sigmoid or another output function itself.
     """
     pairs = pairs_of_critics(real_logits, fake_logits, paired=paired)
@@ -112,7 +112,7 @@ def discriminator_pairs(
 
 
 def generator_logits(loss: Any, fake_logits: Logits, *, unbounded: bool = False) -> list[Tensor]:
-    """Fake logits of each sub-discriminator, for the generator's side of a loss."""
+    """Return fake logits of each sub-discriminator for the generator's loss."""
     fake = sub_critics("fake_logits", fake_logits)
     _warn_of_logits(loss, "generator", "fake_logits", fake, fake, unbounded)
     return fake
@@ -126,7 +126,7 @@ def generator_pairs(
     paired: bool = False,
     unbounded: bool = False,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Fake and real logits of each sub-discriminator, for the generator's side of a loss."""
+    """Return fake and real logits of each sub-discriminator for the generator's loss."""
     pairs = pairs_of_critics(real_logits, fake_logits, paired=paired)
     fake, logits = [f for _, f in pairs], [x for pair in pairs for x in pair]
     _warn_of_logits(loss, "generator", "fake_logits", fake, logits, unbounded)
@@ -136,10 +136,10 @@ def generator_pairs(
 def _warn_of_logits(
     loss: Any, side: str, name: str, trained: list[Tensor], logits: list[Tensor], unbounded: bool
 ) -> None:
-    """Warn of mistakes that leave every number finite: nothing is trained, or a sigmoid twice."""
+    """Warn of mistakes that give plausible numbers: logits without gradient, or a second sigmoid."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return
-    # Inside torch.vmap a tensor does not show whether it requires a gradient.
+    # Inside torch.vmap, requires_grad of a tensor is not reliable.
     if not any(map(_is_differentiable, trained)) and not any(map(is_batched, trained)):
         warn_caller(
             f"no gradient is required of {name}, so {type(loss).__name__}.{side} trains nothing: is "
@@ -154,7 +154,7 @@ def _warn_of_logits(
 
 
 def _is_differentiable(x: Tensor) -> bool:
-    # In forward mode the derivative travels as a tangent.
+    # In forward-mode AD the derivative is a tangent.
     return x.requires_grad or torch.autograd.forward_ad.unpack_dual(x).tangent is not None
 
 
@@ -162,7 +162,7 @@ _KEEP_VALUES = (
     "Alias", "Clone", "Expand", "Index", "Permute", "Reshape", "Select", "Slice", "Split", "Squeeze",
     "TBackward", "ToCopy", "Transpose", "Unbind", "Unsqueeze", "UnsafeSplit", "UnsafeView", "View",
 )  # fmt: skip
-"""How the names of autograd's nodes begin that change the shape or the dtype of numbers only."""
+"""Name prefixes of autograd nodes that change only the shape or the dtype, not the values."""
 
 
 def _is_from_sigmoid(x: Tensor) -> bool:

@@ -48,8 +48,8 @@ class PluginInfo:
         status: Whether it is loaded.
         error: Why it failed, in one line.
         remedy: What to do about it.
-        changed: Settings of the whole process that changed while it was imported. Another thread may
-            have changed them; nothing is put back.
+        changed: Process-wide settings that changed during its import. They are not restored, since
+            another thread may have changed them.
         traceback: Where it failed, for its author.
     """
 
@@ -83,7 +83,7 @@ class PluginInfo:
 class Plugins:
     """The plugins of one registry: which are installed, what each brings, which have failed.
 
-    One plugin is imported at a time; who asks for another meanwhile waits.
+    Plugins are imported one at a time. Other threads wait for the import to finish.
 
     Attributes:
         infos: Every plugin by name, installed ones first read when they are first asked for.
@@ -92,13 +92,13 @@ class Plugins:
     def __init__(self) -> None:
         self.infos: dict[str, PluginInfo] = {}
         self._objects: dict[str, Any] = {}
-        self._without: dict[str, list[str]] = {}  # entries that a plugin has taken from sys.path
+        self._without: dict[str, list[str]] = {}  # entries that a plugin removed from sys.path
         self._installed: dict[str, Installed] | None = None
         self._reading = threading.Lock()
-        self._importing = threading.RLock()  # a plugin may ask for others while it is imported
+        self._importing = threading.RLock()  # the import of a plugin may load others
 
     def with_hooks(self, name: str) -> Any:
-        """What has the hooks of a plugin; none if it is not loaded."""
+        """Return the object that implements a plugin's hooks, or None if it is not loaded."""
         return self._objects.get(name)
 
     def installed(self) -> dict[str, Installed]:
@@ -192,7 +192,7 @@ class Plugins:
             log.debug("%s %s in %.0f ms %s", info.status, name, spent, info.error)
 
     def _taken_away(self, error: BaseException) -> str:
-        """The remedy where a module would be found if another plugin had left sys.path alone."""
+        """Suggest a fix if the module is missing because another plugin changed sys.path."""
         if not isinstance(error, ModuleNotFoundError) or not isinstance(error.name, str):
             return ""
         for name, entries in self._without.items():
@@ -241,7 +241,7 @@ class Plugins:
                 f"{hook}{did_you_mean(hook, list(hookspecs.HOOKS.values()))}" for hook in unknown
             ]
             raise PluginError(f"it has a hook that does not exist: {'; '.join(sorted(hints))}")
-        # A manager of its own for each plugin: threads may register at the same time.
+        # Each plugin gets its own manager, since threads may register at the same time.
         manager = pluggy.PluginManager("gan_blocks")
         manager.add_hookspecs(hookspecs)
         try:
@@ -302,7 +302,7 @@ def _kind_told_by(cls: type) -> Kind | None:
 
 
 def misfit(kind: Kind, cls: type) -> str:
-    """Why a class cannot be of a kind; empty if it can."""
+    """Explain why a class does not fit a kind. Empty if it fits."""
     plan = blueprint(cls)
     reason = _calls.misfit(kind, cls, plan.capabilities.compares if plan else None)
     return f"{reason}; see {hookspecs.PAGE}" if reason else ""

@@ -27,8 +27,8 @@ class EMA(Clocked):
     a share $r$ of the $n$ samples seen so far, so the average forgets its start. The first update takes
     the weights as they are ($\beta = 0$): weights loaded after the average was made are not mixed with
     those before. Buffers, such as the running statistics of batch norm, are copied. The vectors of
-    spectral norm are those of the averaged weights. Samples of the average are better than those of the
-    last weights, which circle around it.
+    spectral norm are those of the averaged weights. The average gives better samples than the last
+    weights, which oscillate around it.
 
     The average stays in evaluation mode, whatever its parent does. It is found as `module`, to be saved
     or sampled by itself. It and $n$ are in `state_dict`; to go on from a saved average, load that. If
@@ -42,7 +42,7 @@ class EMA(Clocked):
         half_life: $h$, in samples.
         rampup: $r$; `None` for a constant $\beta$.
         batch_size: $b$, the samples of one optimizer step over all processes, for an average that
-            [follows][gan_blocks.follow] the generator's optimizer. `update` is told the number instead.
+            [follows][gan_blocks.follow] the generator's optimizer. `update` takes the number instead.
 
     Raises:
         ValueError: If `half_life` or `rampup` is not positive, or `update` gets a network with other
@@ -71,7 +71,7 @@ class EMA(Clocked):
         values are 10,000 or 20,000 samples, and 0.05.
     """
 
-    # The average of a network has the counts of the network, and is not stepped by itself.
+    # Clocked blocks in the average copy their counts from the network and are not stepped.
     steps_children = False
 
     def __init__(
@@ -100,11 +100,11 @@ class EMA(Clocked):
         self.rampup = rampup
         self.batch_size = batch_size
         self.samples = 0
-        self._model: Any = weakref.ref(model)  # no submodule: it is trained, not averaged
+        self._model: Any = weakref.ref(model)  # no submodule, so it is not saved
         self.eval()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy, or an average loaded by pickle, belongs to no network.
+        # A copied or unpickled average is not tied to a network.
         return super().__getstate__() | {"_model": None}
 
     def train(self, mode: bool = True) -> "EMA":
@@ -116,18 +116,18 @@ class EMA(Clocked):
         return self.module(*inputs, **options)
 
     def decay(self, samples: int) -> float:
-        r"""Return $\beta$ for the next batch of so many samples."""
+        r"""Return $\beta$ for the next batch, of `samples` samples."""
         if not self.samples:
             return 0.0
         seen = float("inf") if self.rampup is None else self.rampup * self.samples
         return 0.5 ** (samples / min(self.half_life, seen))
 
     def update(self, model: nn.Module, samples: int) -> None:
-        """Average the weights as they are after an optimizer step.
+        """Update the average with the weights after an optimizer step.
 
         Args:
-            model: The network that is trained, wrapped or not.
-            samples: Samples of that step, over all processes.
+            model: The trained network, with or without wrappers.
+            samples: The number of samples in that step, over all processes.
 
         Raises:
             RuntimeError: If the average follows an optimizer, which updates it.
@@ -162,11 +162,11 @@ class EMA(Clocked):
         pairs = [_matched(self.module, model, kind) for kind in ("_parameters", "_buffers")]
         (averages, weights), (copies, buffers) = pairs
         norms = list(spectral_norms(self.module))
-        # The average has singular vectors of its own, which go on from the network's first ones.
+        # The average keeps its own singular vectors; they start from the network's.
         kept = {id(x) for _, _, norm in norms for x in norm.buffers()} if self.samples else set()
         moved, copied = [], list(zip(copies, buffers, strict=True))
         for x, y in zip(averages, weights, strict=True):
-            # Integers, such as those of quantized weights, have no average.
+            # Integers, such as quantized weights, cannot be averaged.
             averaged = self.samples and (x.is_floating_point() or x.is_complex())
             (moved if averaged else copied).append((x, y))
         if moved:
@@ -201,7 +201,7 @@ def _check_samples(name: str, value: Any) -> None:
 def _matched(ours: nn.Module, theirs: nn.Module, kind: str) -> tuple[list[Tensor], list[Tensor]]:
     """Match parameters or buffers of two networks by name, each once, theirs in the dtype of ours.
 
-    Several times faster than `named_parameters`. Wrappers have none of their own.
+    This is several times faster than `named_parameters`. Wrappers add no names of their own.
     """
     owned = [[getattr(m, kind) for m in n.modules() if getattr(m, kind)] for n in (ours, theirs)]
     same = [a.keys() for a in owned[0]] == [b.keys() for b in owned[1]]

@@ -72,7 +72,7 @@ class FeatureExtractor(nn.Module):
         self._wanted()
 
     def _wanted(self) -> dict[nn.Module, str]:
-        """The layers that are hooked, by module. The network's own output needs no hook."""
+        """Return the layers to hook, by module. The network's own output needs no hook."""
         wanted = {self.network.get_submodule(name): name for name in self.layers if name}
         for module in wanted:
             _listen(module)
@@ -91,7 +91,7 @@ class FeatureExtractor(nn.Module):
                 collector.keep("", output)
         except _AllSeen as stop:
             if stop.collector is not collector:
-                raise  # of an extractor around this one
+                raise  # it belongs to an outer extractor
         finally:
             collectors.pop()
         missing = [name for name in self.layers if name not in collector.seen]
@@ -106,7 +106,7 @@ class FeatureExtractor(nn.Module):
 
 
 class _Collector:
-    """The outputs that one forward of an extractor has seen so far."""
+    """Collects layer outputs during one forward of an extractor."""
 
     def __init__(self, wanted: dict[nn.Module, str], stops: bool, copies: bool) -> None:
         self.wanted, self.stops, self.copies = wanted, stops, copies
@@ -115,38 +115,38 @@ class _Collector:
         self.passes = reference_passes()
 
     def see(self, module: nn.Module, output: Any) -> None:
-        """Keep a layer's first output, unless it is that of a reference batch inside the network."""
+        """Keep a layer's first output. Skip reference batches that run inside the network."""
         name = self.wanted.get(module)
         if name is not None and name not in self.seen and reference_passes() == self.passes:
             self.keep(name, output)
 
     def keep(self, name: str, output: Any) -> None:
-        """Keep this output, and the versions of the tensors in it."""
-        # In a compiled graph nothing tells that an output is overwritten, and a copy costs little.
+        """Keep an output and the version counters of its tensors."""
+        # A compiled graph has no version counters to detect overwriting, and a copy is cheap there.
         copies = self.copies or torch.compiler.is_compiling()
         self.seen[name] = output = _copied(output) if copies else output
         self.versions[name] = [(x, _version(x)) for x in _tensors(output)]
 
     @property
     def complete(self) -> bool:
-        """Whether the rest of the network need not run."""
+        """Whether the forward can stop because all outputs have been collected."""
         return self.stops and len(self.seen) == len(self.wanted)
 
     def overwritten(self) -> list[str]:
-        """The layers whose output has changed since."""
+        """Return the layers whose output was modified in place after it was kept."""
         pairs = self.versions.items()
         return [name for name, kept in pairs if any(_version(x) != v for x, v in kept)]
 
 
 class _AllSeen(Exception):
-    """The last layer that a collector wants has run."""
+    """Raised to stop a forward after the last layer that a collector needs."""
 
     def __init__(self, collector: _Collector) -> None:
         self.collector = collector
 
 
 class _Here(threading.local):
-    """The collectors of the extractors that run in one thread, from the outermost inwards."""
+    """The collectors of the extractors active in this thread, outermost first."""
 
     def __init__(self) -> None:
         self.collectors: list[_Collector] = []
@@ -155,11 +155,11 @@ class _Here(threading.local):
 _here = _Here()
 _lock = threading.Lock()
 _MARK = "_gan_blocks_hooked"
-"""An attribute of a hooked layer. It is copied and pickled with the layer, as the hook is."""
+"""Marks a hooked layer. Like the hook, it is copied and pickled with the layer."""
 
 
 def _listen(module: nn.Module) -> None:
-    """Hook a layer, once. Adding a hook in each forward would disturb the other threads."""
+    """Hook a layer once. Adding a hook in each forward would affect other threads."""
     if not getattr(module, _MARK, False):
         with _lock:
             if not getattr(module, _MARK, False):
@@ -168,7 +168,7 @@ def _listen(module: nn.Module) -> None:
 
 
 def _tell(module: nn.Module, arguments: Any, output: Any) -> None:
-    """Show an output to the extractors that run in this thread. A function, so that it is pickled."""
+    """Pass an output to this thread's extractors. A module-level function, so that it pickles."""
     for collector in _here.collectors:
         collector.see(module, output)
     for collector in _here.collectors:
@@ -177,12 +177,12 @@ def _tell(module: nn.Module, arguments: Any, output: Any) -> None:
 
 
 def _version(x: Tensor) -> int:
-    # Inference tensors have none, and the compiler cannot read it.
+    # Inference tensors have no version counter, and the compiler cannot read it.
     return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in what a layer put out."""
+    """Yield the tensors in a layer's output."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -197,7 +197,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _copied(value: Any) -> Any:
-    """The same with a copy of each tensor in it."""
+    """Return the same structure with each tensor cloned."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple

@@ -200,7 +200,7 @@ class Blueprint:
     def construct(self, instance: Any, arguments: dict[str, Any], **options: Any) -> None:
         """Initialise an instance from checked arguments, and record them."""
         own = vars(instance)
-        if _READ_ONLY in own:  # somebody calls __init__ again
+        if _READ_ONLY in own:  # __init__ is called a second time
             del own[_READ_ONLY], own[_RECORD]
         # The outermost class records: a block that inherits from a block is its own spec.
         outermost = _RECORD not in own
@@ -252,7 +252,7 @@ def _read_only_names(instance: Any) -> frozenset[str]:
     # A layer that an argument `bias` has made a parameter of is state, as a child made by it is.
     names -= {*attributes.get("_parameters", ()), *attributes.get("_buffers", ())}
     names -= {name for name, child in modules.items() if child is not arguments.get(name)}
-    # Of a small number or a word there is one object in the process, which tells nothing.
+    # Python shares small numbers and strings, so their identity proves nothing.
     telling = [
         a for a in arguments.values() if not isinstance(a, bool | int | str | None) and a != ()
     ]

@@ -1,4 +1,4 @@
-"""What authors of blocks import, ours and third parties'."""
+"""Base classes for blocks, used by this library and by plugins."""
 
 from gan_blocks._checks import check_tensor
 from gan_blocks.authoring.clock import Averaging, Clocked

@@ -1,9 +1,9 @@
-"""One clock for everything that changes from step to step: the optimizer's.
+"""Block state that advances once per optimizer step.
 
 A block that counts (a schedule, a lazy penalty) or averages (LeCam, path length) derives from
-[`Clocked`][gan_blocks.authoring.Clocked]. It advances once per optimizer step, so it does not matter how
-often its `forward` runs in between: with gradient accumulation, under activation checkpointing, or for a
-line in a log.
+[`Clocked`][gan_blocks.authoring.Clocked]. It advances once per optimizer step, no matter how often its
+`forward` runs in between, for instance with gradient accumulation, under activation checkpointing or for
+logging.
 """
 
 import sys
@@ -21,20 +21,20 @@ from gan_blocks._checks import is_batched, warn_caller
 from gan_blocks.precision import WideBuffers
 
 FORGOTTEN = 256
-"""So many forwards without a step mean that nobody steps the block."""
+"""After this many forwards without a step, assume that the block is never stepped."""
 
 _leaders: "weakref.WeakKeyDictionary[Clocked, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
-"""The optimizer that each block follows. Kept outside of the block, so that a copy follows nothing."""
+"""The optimizer that each block follows. Stored outside the block, so that a copy follows none."""
 
 _moving = threading.RLock()
-"""Held while a state changes: one thread may step a block while another one trains on it."""
+"""Held during state updates, since one thread may step a block while another runs it."""
 
 
 class Clocked(WideBuffers):
     """A block that advances once per optimizer step.
 
-    `forward` reads the state and leaves it as it is; [`on_step`][gan_blocks.authoring.Clocked.on_step]
-    changes it. [`follow`][gan_blocks.follow] calls it after each step of an optimizer, and
+    `forward` reads the state without changing it. [`on_step`][gan_blocks.authoring.Clocked.on_step]
+    updates it. [`follow`][gan_blocks.follow] calls it after each step of an optimizer, and
     [`step`][gan_blocks.authoring.Clocked.step] calls it by hand.
 
     Args:
@@ -60,7 +60,7 @@ class Clocked(WideBuffers):
     step_count: Tensor
 
     steps_children = True
-    """Whether a step of this block is also one of the clocked blocks inside of it."""
+    """Whether a step of this block also advances the clocked blocks inside it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -83,30 +83,30 @@ class Clocked(WideBuffers):
         step(self)
 
     def on_step(self) -> None:
-        """Change the state by one optimizer step. Does nothing by default; override it.
+        """Update the state after an optimizer step. Override it; by default it does nothing.
 
-        `step_count` is still the number of steps before this one. It runs without gradients.
+        It runs without gradients, before `step_count` is incremented.
         """
 
     def check_can_step(self) -> None:
-        """Raise `ValueError` if something is missing that a step needs. Override it."""
+        """Raise `ValueError` if the block is not ready to step. Override it."""
 
     def note_forward(self, *, required: bool = False) -> None:
-        """Notice that nobody steps the block; call it in a `forward` that needs the steps.
+        """Detect a block that is never stepped. Call it in a `forward` that relies on steps.
 
-        Only forwards that train count: in training mode, with gradients, outside of compiled graphs, and
-        of a block that follows no optimizer.
+        It counts forwards in training mode with gradients, outside compiled graphs, of a block that does
+        not follow an optimizer.
 
         Args:
-            required: Whether a block that never advances trains something else than was asked for, so
-                that it is an error. Otherwise it is a warning.
+            required: Whether to raise an error instead of a warning. Set it if a block that never
+                advances would train the wrong objective.
 
         Raises:
             RuntimeError: At the 256th forward since the last step, if `required`.
         """
         if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
             return
-        if follows(self):  # then many forwards are the parts of one batch
+        if follows(self):  # many forwards are then micro-batches of one step
             return
         self._forwards_since_step += 1
         if self._forwards_since_step < FORGOTTEN:
@@ -123,7 +123,7 @@ class Clocked(WideBuffers):
             warn_caller(message)
 
     def refuse_many(self, value: Tensor) -> None:
-        """Raise `ValueError` inside `torch.vmap`, where a value stands for many; call it to keep one."""
+        """Raise `ValueError` inside `torch.vmap`. Call it before storing a value in the state."""
         if not torch.compiler.is_compiling() and is_batched(value):
             raise ValueError(
                 f"{type(self).__name__} averages over steps, so in training mode it takes one batch at "
@@ -142,13 +142,13 @@ class Clocked(WideBuffers):
 class Averaging(Clocked):
     """A clocked block that averages a statistic of the batch over steps.
 
-    `forward` hands the statistic of its batch to [`pool`][gan_blocks.authoring.Averaging.pool]. At the
-    step the mean over all samples since the last step arrives in
-    [`commit`][gan_blocks.authoring.Averaging.commit]. So the state is that of the whole batch, in
-    however many parts it went through the block.
+    `forward` hands the statistic of its batch to [`pool`][gan_blocks.authoring.Averaging.pool]. Each
+    step passes the mean over all samples since the last step to
+    [`commit`][gan_blocks.authoring.Averaging.commit]. The state is therefore that of the whole batch,
+    however many micro-batches it is split into.
 
     Args:
-        shape: Of the statistic.
+        shape: The shape of the statistic.
         device: Where the buffers are made.
 
     Example:
@@ -173,25 +173,25 @@ class Averaging(Clocked):
     pooled: Tensor
     pooled_samples: Tensor
 
-    wide_buffers = ("pooled", "pooled_samples")  # a mean of many parts
+    wide_buffers = ("pooled", "pooled_samples")  # a mean over many micro-batches
 
     def __init__(
         self, shape: tuple[int, ...] = (), *, device: torch.device | str | int | None = None
     ) -> None:
         super().__init__(device=device)
-        # Not saved: between two steps there is nothing to go on from.
+        # Not saved: checkpoints are written between steps, when nothing is pooled.
         self.register_buffer("pooled", torch.zeros(shape, device=device), persistent=False)
         self.register_buffer("pooled_samples", torch.zeros(shape, device=device), persistent=False)
 
     def pool(self, value: Tensor, samples: Tensor | float) -> None:
-        """Add the statistic of a batch to those since the last step.
+        """Add the statistic of a batch to the pool of the current step.
 
-        Nothing is added in evaluation mode or without gradients, where nothing trains. Entries that are
-        not finite are left out: a step that overflows under a gradient scaler leaves no trace.
+        It does nothing in evaluation mode or without gradients. It ignores entries that are not finite,
+        so a step that overflows under a gradient scaler does not change the state.
 
         Args:
-            value: The statistic, of the shape that the block was made with; a mean over samples.
-            samples: Over how many, of the same shape or a number.
+            value: The statistic, a mean over samples, in the shape given to the constructor.
+            samples: The number of samples in the mean, as a number or a tensor of the same shape.
 
         Raises:
             ValueError: Inside `torch.vmap`, which computes many statistics at once.
@@ -207,7 +207,7 @@ class Averaging(Clocked):
     def _pool(self, value: Tensor, samples: Tensor | float) -> None:
         added = torch.where(value.isfinite(), samples, 0.0).to(self.pooled_samples)
         total = self.pooled_samples + added
-        # In this form one batch gives its own value, and the same batch again changes no bit.
+        # This form is exact for a single batch, and for the same batch repeated.
         share = added / torch.where(total > 0, total, 1)
         change = torch.where(value.isfinite(), value, 0) - self.pooled
         self.pooled = self.pooled + share * change
@@ -223,7 +223,7 @@ class Averaging(Clocked):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        # What was pooled before a load belongs to the state before it.
+        # Discard what was pooled before the load, since it belongs to the old state.
         self._clear_pool()
 
     def commit(self, value: Tensor, seen: Tensor) -> None:
@@ -231,47 +231,47 @@ class Averaging(Clocked):
 
         Args:
             value: The mean of the statistic over all samples since the last step.
-            seen: Where there were any, true or false for each entry.
+            seen: A boolean for each entry, true if it had any samples.
         """
         raise NotImplementedError
 
 
 class Following:
-    """What [`follow`][gan_blocks.follow] returns."""
+    """The handle that [`follow`][gan_blocks.follow] returns."""
 
     def __init__(self, hook: Any, blocks: list[Clocked], leader: Any) -> None:
         self._hook, self._blocks, self._leader = hook, blocks, leader
 
     def remove(self) -> None:
-        """Follow no longer. The blocks keep their state, and can be stepped by hand."""
+        """Stop following. The blocks keep their state and can be stepped by hand."""
         self._hook.remove()
         for block in self._blocks:
-            # If the optimizer was gone, another one may lead by now.
+            # If the optimizer was deleted, the block may follow another one by now.
             if _leaders.get(block) is self._leader:
                 del _leaders[block]
         self._blocks = []
 
 
 def follow(optimizer: Any, *modules: nn.Module) -> Following:
-    """Advance blocks with an optimizer: each step of it is one of theirs.
+    """Advance blocks automatically after each step of an optimizer.
 
-    Call it once, before training. A block follows the optimizer of the side whose loss it is in:
-    penalties, LeCam and noise in the critic that of the critic, path length and [`EMA`][gan_blocks.EMA]
-    that of the generator. A step that a gradient scaler skips does not count.
+    Call it once, before training. A block follows the optimizer of the network whose loss it is in.
+    Penalties, LeCam and noise in the critic follow the critic's optimizer. Path length and
+    [`EMA`][gan_blocks.EMA] follow the generator's. Steps that a gradient scaler skips do not count.
 
     Args:
         optimizer: An optimizer derived from `torch.optim.Optimizer`, or the wrapper that Accelerate or
             Lightning put around it.
-        modules: Blocks, or networks with blocks inside. Each clocked block among them follows, however
-            often it occurs; the others, such as `R1Penalty`, have nothing to advance.
+        modules: Blocks, or networks with blocks inside. Each clocked block follows once, even if it
+            occurs several times. Other blocks, such as `R1Penalty`, have no state to advance.
 
     Returns:
         A handle with `remove()`.
 
     Raises:
-        TypeError: If the optimizer has no hook after its step, or something is not a module.
-        RuntimeError: If a block follows an optimizer already.
-        ValueError: If a block lacks something that its steps need.
+        TypeError: If the optimizer has no step post-hook, or an argument is not a module.
+        RuntimeError: If a block already follows an optimizer.
+        ValueError: If a block is not ready to step.
 
     Example:
         >>> import torch
@@ -297,9 +297,9 @@ def follow(optimizer: Any, *modules: nn.Module) -> Following:
             )
         block.check_can_step()
 
-    @torch.compiler.disable  # one Python function for all blocks, so it would be compiled for each
+    @torch.compiler.disable  # avoids a recompilation for each set of blocks
     def after_step(optimizer: Any, *_: Any) -> None:
-        # Fused optimizers are called on steps that a gradient scaler skips, too, and skip them inside.
+        # Fused optimizers run this hook even for steps that they skip because of an overflow.
         found_inf = getattr(optimizer, "found_inf", None)
         if (found_inf is not None and bool(found_inf)) or _in_a_step_of_its_own(optimizer):
             return
@@ -321,15 +321,15 @@ def follow(optimizer: Any, *modules: nn.Module) -> Following:
 def step(*modules: nn.Module) -> None:
     """Advance blocks by one optimizer step, by hand.
 
-    Call it after each step of the optimizer where [`follow`][gan_blocks.follow] cannot do it.
+    Call it after each optimizer step if [`follow`][gan_blocks.follow] cannot be used.
 
     Args:
-        modules: Blocks, or networks with blocks inside. Each clocked block among them advances once,
-            however often it occurs; the others have nothing to advance.
+        modules: Blocks, or networks with blocks inside. Each clocked block advances once, even if
+            it occurs several times. Other blocks have no state to advance.
 
     Raises:
-        RuntimeError: If a block follows an optimizer, which advances it.
-        TypeError: If something is not a module.
+        RuntimeError: If a block follows an optimizer.
+        TypeError: If an argument is not a module.
 
     Example:
         >>> import gan_blocks
@@ -350,7 +350,7 @@ def step(*modules: nn.Module) -> None:
 
 
 def _advance_all(blocks: list[Clocked]) -> None:
-    """Advance all blocks, or none if one of them cannot."""
+    """Advance all blocks, or none if one of them is not ready."""
     for block in blocks:
         block.check_can_step()
     for block in blocks:
@@ -358,9 +358,9 @@ def _advance_all(blocks: list[Clocked]) -> None:
 
 
 def _in_a_step_of_its_own(optimizer: Any) -> bool:
-    """Whether a step of the optimizer has called the one of its parent class.
+    """Whether this hook runs after a `super().step()` call inside the optimizer's own step.
 
-    Torch runs the hooks after both, and the second is the end of the step.
+    Torch runs the hooks after both steps. Only the outer one ends the optimizer step.
     """
     hooked = getattr(type(optimizer).step, "__code__", None)
     frame, running = sys._getframe(1), 0
@@ -378,7 +378,7 @@ def follows(block: Clocked) -> bool:
 
 
 def _clocked_in(modules: tuple[Any, ...]) -> Iterator[Clocked]:
-    """Each clocked block once."""
+    """Yield each clocked block once."""
     seen: set[nn.Module] = set()
 
     def walk(module: nn.Module) -> Iterator[Clocked]:
@@ -400,7 +400,7 @@ def _clocked_in(modules: tuple[Any, ...]) -> Iterator[Clocked]:
 
 
 def _inner_optimizer(optimizer: Any) -> Any:
-    """The optimizer that steps inside of what Accelerate or Lightning have wrapped around it."""
+    """Remove the wrappers that Accelerate or Lightning put around an optimizer."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
     return optimizer

@@ -144,7 +144,7 @@ class GradientBalancer(Averaging):
             pooled = torch.full_like(self.sums, torch.nan)
             pooled[at] = values
             self.pool(pooled, counts[0].to(self.sums).expand_as(pooled))
-        # In evaluation mode, too, the batch at hand counts; it leaves no trace.
+        # The current batch counts in evaluation mode too, but the state does not change.
         sums, weight = self._with(values, sums, weight)
         return self._norm(torch.where(weight > 0, sums / weight, values), counts.to(self.sums))
 

@@ -29,8 +29,8 @@ class HistoricalAveraging(Clocked):
     otherwise. Use one instance per module. The first step gives 0.
 
     It advances with the optimizer of its module: call [`follow`][gan_blocks.follow]`(optimizer, term)`
-    once, or `term.step()` after each step. At the step the weights of the last forward join the average,
-    once, however often the term was computed. The average loads into a new instance, too.
+    once, or `term.step()` after each step. Each step adds the weights of the last forward to the
+    average, however often the term was computed. The average can be loaded into a new instance.
 
     Shape:
         Takes a module; the result is a scalar of at least float32.

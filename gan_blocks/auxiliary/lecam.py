@@ -119,7 +119,7 @@ class LeCamRegularizer(Averaging):
         sums, count = self.sums, self.count
         if self.training:
             sums, count = self._with(means, valid)
-            # One side that overflows leaves the other out, too.
+            # If one side overflows, skip both.
             self.pool(torch.where(valid, means, torch.nan), counts)
         averages = sums / torch.where(count > 0, count, 1)
         return torch.where(count > 0, averages.to(means.dtype), means)

@@ -30,14 +30,14 @@ class _Schedule(Clocked):
         self._progress = progress
 
     def forward(self) -> Tensor:
-        """Return the present value, a scalar of float32."""
+        """Return the current value, a float32 scalar."""
         self.note_forward()
         # float32 cannot tell steps beyond 16 million apart; MPS has no float64.
         exact = torch.float32 if self.step_count.device.type == "mps" else torch.float64
         return self._value((self.step_count.to(exact) / self.steps).clamp(max=1.0)).float()
 
     def at(self, step: int) -> float:
-        """Return the value after so many steps.
+        """Return the value after `step` steps.
 
         Raises:
             ValueError: If `step` is not a number of at least 0.

@@ -31,7 +31,7 @@ class _Task(NamedTuple):
 
 
 class _Here(threading.local):
-    """What happens in one thread. The layers are shared, so nothing of it lies in them."""
+    """State of one thread. It is not stored in the layers, since threads share them."""
 
     def __init__(self) -> None:
         self.tasks: dict[nn.Module, _Task] = {}
@@ -42,7 +42,7 @@ _here = _Here()
 
 
 def reference_passes() -> int:
-    """How many reference batches are on their way through a network, in this thread."""
+    """Return the number of reference passes in progress in this thread."""
     return _here.reference_passes
 
 

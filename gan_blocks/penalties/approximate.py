@@ -46,7 +46,7 @@ class _Approximation(nn.Module):
         check_critic(critic)
         check_tensor(name, x, ("N", ...), empty=False)
         check_generator(generator)
-        # The critic gets a copy, since a layer may work in place on it.
+        # Pass a copy, since a layer may modify its input in place.
         logits = logits_of_each(critic(x.detach().clone()), x)
         perturbed_logits = logits_of_each(critic(self.perturbed(x, generator=generator)), x)
         return self.from_logits(logits, perturbed_logits)

@@ -56,7 +56,7 @@ class Scheduled(Clocked):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return the penalty times the schedule's present value.
+        """Return the penalty times the schedule's current value.
 
         Args:
             critic: The critic, or any function of a batch.

@@ -393,7 +393,7 @@ def called_twice(case: Case) -> None:
 
 @_applies_when(_always)
 def looking_changes_nothing(case: Case) -> None:
-    """A call in evaluation mode or without gradients leaves no trace, at the next step neither."""
+    """A call in evaluation mode or without gradients does not change the state or the next step."""
     block, inputs = case.block(dtype=torch.float64), _training(case)
     if not isinstance(block, nn.Module):
         return
@@ -613,7 +613,7 @@ _GLOBALS = (
 
 @_applies_when(_always)
 def process_is_left_alone(case: Case) -> None:
-    """A call sets nothing that belongs to the whole process, not even to put it back."""
+    """A call changes no process-wide setting, not even temporarily."""
     block, inputs = case.block(dtype=torch.float64), _training(case)
     touched: list[str] = []
 
@@ -642,7 +642,7 @@ def process_is_left_alone(case: Case) -> None:
 
 @_applies_when(_always)
 def wrong_arguments_are_refused(case: Case) -> None:
-    """What is no tensor, or an empty one, is refused by the block's own TypeError or ValueError."""
+    """A non-tensor or an empty tensor raises the block's own TypeError or ValueError."""
     block, inputs = case.block(), case.tensors(torch.float32)
     recorder = misuse.Recorder(block)
     with contextlib.suppress(TypeError):  # a call that looks at the block's class
