@@ -56,12 +56,13 @@ def check_tensor(
     if not fits or (smallest and min(x.shape[2:]) < smallest):
         least = f", {' and '.join(map(str, shape[2:]))} at least {smallest}" if smallest else ""
         if shape == (...,):
-            wanted = "not be empty"
+            wanted, came = "not be empty", f"shape {tuple(x.shape)}"
         elif not shape:
-            wanted = "be a scalar"
+            wanted, came = "be a scalar", f"shape {tuple(x.shape)}"
         else:
             wanted = f"have shape {shown_shape(shape)}{least}{'' if empty else ', not empty'}"
-        raise ValueError(f"{_of(of)}{name} should {wanted}, got shape {tuple(x.shape)}")
+            came = str(tuple(x.shape))
+        raise ValueError(f"{_of(of)}{name} should {wanted}, got {came}")
 
 
 def _of(block: Any) -> str:
@@ -139,6 +140,8 @@ def explains_failures(forward: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return forward(self, *args, **kwargs)
         except (RuntimeError, IndexError) as error:
+            if torch.compiler.is_compiling():
+                raise
             given = dict(zip(names, args, strict=False)) | kwargs
             for name, x in given.items():
                 if isinstance(x, Tensor):

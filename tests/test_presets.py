@@ -170,12 +170,16 @@ def test_r3gan_s_first_penalty_is_the_scheduled_one():
     short = {"block": "CosineSchedule", "start": 0.05, "end": 0.005, "steps": 4}
     for spec in preset("r3gan").penalties:
         penalty = build(spec | {"schedule": short})
-        values = [penalty(critic, real, fake).item() for _ in range(6)]
+        values = []
+        for _ in range(6):
+            values.append(penalty(critic, real, fake).item())
+            penalty.step()
         gammas = [0.0275 + 0.0225 * math.cos(math.pi * min(i, 4) / 4) for i in range(6)]
         norm = critic.weight.square().sum().item()
         assert values == pytest.approx([gamma / 2 * norm for gamma in gammas], rel=1e-5)
 
 
+@torch.no_grad()
 def test_least_squares_has_the_half_of_its_own_source():
     one = torch.ones(4)
     assert build(preset("lsgan").loss).discriminator(0 * one, one) == 1.0
@@ -261,7 +265,7 @@ def test_override_replaces_a_whole_key_and_is_checked():
         ({"generator_optimizer": {"name": "Adam", "lr": -1.0}}, "generator_optimizer: .*Invalid"),
         (
             {"generator_optimizer": {"name": "Adam", "lr": {"block": "FeatureMatchingLoss"}}},
-            "lr: FeatureMatchingLoss is no schedule; take CosineSchedule",
+            "'FeatureMatchingLoss' is an auxiliary block, but a schedule is wanted here: Cosine",
         ),
         (
             {"generator_optimizer": {"name": "Adam", "lr": {"block": "CosineSchedule", "end": 1}}},

@@ -283,6 +283,8 @@ def test_each_loop_of_the_page_marks_the_few_lines_that_the_blocks_bring():
     text = (PAGES / "your_own_loop.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     loops = [block for block in blocks if "# +" in block]
+    clocked = loops.pop()
+    assert [line for line in clocked.splitlines() if "follow(" in line and "# +" not in line] == []
     assert len(loops) == 3
     for loop in loops:
         lines = loop.splitlines()

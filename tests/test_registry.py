@@ -168,7 +168,7 @@ def anything(self, *arguments, **options): ...
 
 
 def schedule(**changes):
-    return {"forward": takes_nothing, "at": alone, "step": takes_nothing} | changes
+    return {"forward": takes_nothing, "at": alone} | changes
 
 
 PENALTY = r"penalty\(critic, real, fake, generator=\.\.\.\)"
@@ -202,7 +202,12 @@ SHAPES: list[tuple[str, type, dict[str, Any], str]] = [
     ("constraint", Plain, {"__call__": alone}, ""),
     ("constraint", Plain, {"__call__": two}, r"constraint\(module\)"),
     ("schedule", Clocked, {"forward": takes_nothing, "at": alone}, ""),
-    ("schedule", nn.Module, schedule(), r"does not derive from gan_blocks\.authoring\.Clocked"),
+    (
+        "schedule",
+        nn.Module,
+        schedule(step=takes_nothing),
+        r"does not derive from gan_blocks\.authoring\.Clocked",
+    ),
     ("schedule", Clocked, schedule(forward=alone), r"schedule\(\)"),
     ("schedule", Clocked, schedule(at=takes_nothing), r"schedule\.at\(step\)"),
     ("divergence", Plain, {"f": alone, "conjugate": alone, "activation": alone}, "derivative"),

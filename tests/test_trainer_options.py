@@ -126,7 +126,7 @@ def test_term_that_does_not_fit_its_features_is_refused_before_the_first_step(
         write(("[data]", MATCHING[1].replace('["layers.0", "layers.2"]', '[""]')))
     )
     assert status == 2
-    assert "do not fit: real_features should be a batch of features (N, ...)" in message
+    assert "do not fit: real_features should have shape (N, C, ...)" in message
     assert not (tmp_path / "out").exists()
 
 

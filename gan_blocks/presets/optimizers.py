@@ -46,7 +46,7 @@ class OptimizerSettings:
                 f"name should be an optimiser of torch.optim, got {shown(self.name)}"
                 + did_you_mean(str(self.name), names)
             )
-        self._arguments = {key: _built(key, table[key]) for key in table if key != "name"}
+        self._arguments = {key: _built(table[key]) for key in table if key != "name"}
         self._scheduled = [key for key, v in self._arguments.items() if _has_schedule(v)]
         for step, when in ((0, ""), (_LAST, " at the end of its schedules")):
             try:
@@ -76,17 +76,11 @@ class OptimizerSettings:
             group.update(values)
 
 
-def _built(key: str, value: Any) -> Any:
+def _built(value: Any) -> Any:
     if isinstance(value, Mapping):
-        schedule = registry.build(value, "schedule")
-        if not hasattr(schedule, "at"):
-            raise ValueError(
-                f"{key}: {value['block']} is no schedule; take CosineSchedule, LinearSchedule or "
-                "StepSchedule"
-            )
-        return schedule
+        return registry.build(value, "schedule")
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_built(key, item) for item in value]
+        return [_built(item) for item in value]
     return value
 
 
