@@ -485,6 +485,12 @@ def test_lecam_anchors_start_at_the_first_batch_and_follow_slowly():
     assert moved.item() == pytest.approx((3 + 1) ** 2 + (-1 - anchor_real) ** 2)
 
 
+@pytest.mark.parametrize(("form", "expected"), [("code", 0.0), ("paper", 9.0 + 9.0)])
+def test_lecam_of_the_code_leaves_logits_on_the_wrong_side_alone(form, expected):
+    regularizer = gan_blocks.LeCamRegularizer(1.0, form=form)
+    assert regularizer(torch.full((4,), -1.0), torch.full((4,), 2.0)).item() == expected
+
+
 def test_lecam_anchors_get_no_gradient_and_stand_still_in_evaluation():
     regularizer = gan_blocks.LeCamRegularizer(1.0)
     real, fake = torch.tensor([2.0, 4.0], requires_grad=True), torch.zeros(2, requires_grad=True)

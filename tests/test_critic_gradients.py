@@ -518,6 +518,15 @@ def test_penalty_inside_another_draws_with_the_generator_that_is_given(around):
     assert values[0] != values[1]
 
 
+def test_scheduled_penalty_gets_the_generated_samples():
+    critic, (real, fake) = (
+        smooth_critic(3, 1).double(),
+        torch.randn(2, 4, 3, dtype=torch.float64).unbind(),
+    )
+    scheduled = gb.Scheduled(gb.R2Penalty(), gb.LinearSchedule(1.0, 0.0, steps=9))
+    torch.testing.assert_close(scheduled(critic, real, fake), gb.R2Penalty()(critic, real, fake))
+
+
 # --- what a critic may not do, and what it may -------------------------------------------------------
 
 
