@@ -167,8 +167,7 @@ def bound(self, real): ...
 def anything(self, *arguments, **options): ...
 
 
-def schedule(**changes):
-    return {"forward": takes_nothing, "at": alone, "step": takes_nothing} | changes
+SCHEDULE = {"forward": takes_nothing, "at": alone, "step": takes_nothing}
 
 
 PENALTY = r"penalty\(critic, real, fake, generator=\.\.\.\)"
@@ -202,9 +201,9 @@ SHAPES: list[tuple[str, type, dict[str, Any], str]] = [
     ("constraint", Plain, {"__call__": alone}, ""),
     ("constraint", Plain, {"__call__": two}, r"constraint\(module\)"),
     ("schedule", Clocked, {"forward": takes_nothing, "at": alone}, ""),
-    ("schedule", nn.Module, schedule(), r"does not derive from gan_blocks\.authoring\.Clocked"),
-    ("schedule", Clocked, schedule(forward=alone), r"schedule\(\)"),
-    ("schedule", Clocked, schedule(at=takes_nothing), r"schedule\.at\(step\)"),
+    ("schedule", nn.Module, SCHEDULE, r"does not derive from gan_blocks\.authoring\.Clocked"),
+    ("schedule", Clocked, {"forward": alone, "at": alone}, r"schedule\(\)"),
+    ("schedule", Clocked, {"forward": takes_nothing, "at": takes_nothing}, r"schedule\.at\(step\)"),
     ("divergence", Plain, {"f": alone, "conjugate": alone, "activation": alone}, "derivative"),
     ("divergence", gan_blocks.KL, {}, ""),
     ("divergence", gan_blocks.KL, {"bound": bound}, r"divergence\.bound\(real, fake\)"),
