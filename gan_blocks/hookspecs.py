@@ -23,15 +23,15 @@ HOOK_VERSION = 2
 
 CHANGES = (
     "losses take real_logits of generator by keyword",
-    "penalties are called with generator=",
-    "schedules have a hook of their own",
+    "penalties take generator=",
+    "schedules have their own hook",
     "auxiliary terms declare side and compares",
     "batch_dependent is a reason in words",
     "batch norm and the like declare moves_in_forward",
-    "what counts or averages derives from gan_blocks.authoring.Clocked",
-    "of a constructor's errors only ValueError is translated",
+    "counts and averages derive from gan_blocks.authoring.Clocked",
+    "a constructor's ValueError alone is translated",
     "arguments are read-only",
-    "blocks refuse wrong tensors themselves, with gan_blocks.authoring.check_tensor",
+    "blocks refuse wrong tensors, with gan_blocks.authoring.check_tensor",
 )
 """What a plugin that was written for version 1 has to change, one item for each row of the page."""
 

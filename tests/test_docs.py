@@ -16,7 +16,7 @@ import yaml
 import gan_blocks
 from gan_blocks import registry
 from gan_blocks.cli.validate import _specs
-from gan_blocks.hookspecs import HOOKS
+from gan_blocks.hookspecs import CHANGES, HOOKS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -73,6 +73,12 @@ def test_the_table_of_auxiliary_terms_says_what_each_declares():
     rows = re.findall(r"^\| \[`(\w+)`\]\(auxiliary/.* \| (\w+) \| (\w+) \| [^|]+ \|$", text, re.M)
     declared = [(entry.name, entry.blueprint.capabilities) for entry in BUILT_IN]
     assert sorted(rows) == sorted((n, c.side, c.compares) for n, c in declared if c.side)
+
+
+def test_the_message_to_a_plugin_of_version_1_has_an_item_for_each_row_of_the_page():
+    table = (DOCS / "moving_a_plugin.md").read_text(encoding="utf-8").partition("|---|")[2]
+    rows = [line for line in table.split("\n\n")[0].splitlines()[1:] if line.startswith("|")]
+    assert len(rows) == len(CHANGES)
 
 
 def test_every_public_name_is_in_the_documentation():

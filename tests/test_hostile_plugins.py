@@ -151,7 +151,7 @@ MATRIX = {
     "newer_hooks": Hostile("hook_version = 3", "was written for version 3 of the hooks"),
     "older_hooks": Hostile(
         "hook_version = 1\n" + BLOCK,
-        "written for version 1 of the hooks, and this gan_blocks has version 2: losses take real_logits",
+        'gan_blocks.authoring.check_tensor; see the page "Moving a plugin from 1 to 2", docs/moving_a_',
     ),
     "older_declarations": Hostile(
         HEADER + "@block(batch_dependent=True)\nclass Old(nn.Module):\n"
