@@ -3,13 +3,16 @@
 import torch
 from torch import Tensor, nn
 
-from gan_blocks._checks import check_generator, check_tensor
-from gan_blocks._input_gradient import check_critic, logits_of_each
+from gan_blocks._checks import check_generator, check_tensor, warn_caller
+from gan_blocks._input_gradient import check_critic, check_samples, logits_of_each
 from gan_blocks._logits import combined, squared_differences, sub_critics
 from gan_blocks.distributed import draw
-from gan_blocks.precision import at_least_float32
+from gan_blocks.precision import at_least_float32, without_autocast
 from gan_blocks.spec import block
-from gan_blocks.types import ALL_FLOATS, Combine, Critic, Logits, NonNegativeFloat, PositiveFloat
+from gan_blocks.types import Combine, Critic, Logits, NonNegativeFloat, PositiveFloat
+
+_COARSE = 0.05
+"""Some steps of bfloat16 between 1 and 2, which are 0.008 apart."""
 
 
 class _Approximation(nn.Module):
@@ -44,11 +47,19 @@ class _Approximation(nn.Module):
         self, critic: Critic, name: str, x: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         check_critic(critic)
-        check_tensor(name, x, ("N", ...), empty=False)
+        check_samples(name, x)
         check_generator(generator)
-        # Pass a copy, since a layer may modify its input in place.
-        logits = logits_of_each(critic(x.detach().clone()), x)
-        perturbed_logits = logits_of_each(critic(self.perturbed(x, generator=generator)), x)
+        if x.dtype == torch.bfloat16 and self.sigma < _COARSE and not torch.compiler.is_compiling():
+            warn_caller(
+                f"{name} is bfloat16, in which noise of sigma={self.sigma} drowns in the rounding of the "
+                f"samples and the logits: use float32 samples, or a sigma of {_COARSE} or more"
+            )
+        # The difference of two logits is small, so the critic runs in float32.
+        with without_autocast(x):
+            x = x.detach().float() if x.dtype == torch.float16 else x.detach()
+            # The critic gets a copy, since a layer may work in place on it.
+            logits = logits_of_each(critic(x.clone()), x)
+            perturbed_logits = logits_of_each(critic(self.perturbed(x, generator=generator)), x)
         return self.from_logits(logits, perturbed_logits)
 
 
@@ -64,7 +75,13 @@ def _check_gradients(*sides: Logits) -> None:
                 )
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    dtypes=("bfloat16", "float32", "float64"),
+)
 class ApproximateR1Penalty(_Approximation):
     r"""R1 by finite differences, for critics that cannot be differentiated twice.
 
@@ -75,9 +92,10 @@ class ApproximateR1Penalty(_Approximation):
     [`R1Penalty`][gan_blocks.R1Penalty] with $\gamma = 2\lambda\sigma^2$, and exactly so if the critic
     is linear. (Of several logits this one is the mean, where R1 differentiates their sum.) It needs
     first derivatives only: fused attention and sharded or compiled critics work. **Both** logits carry
-    the gradient; without it on one of them the direction is wrong. In bfloat16 the difference is lost
-    in the rounding of the logits where $\sigma$ is small, and dropout in the critic, which draws anew,
-    drowns it.
+    the gradient; without it on one of them the direction is wrong. Under autocast
+    the critic runs in float32, since half precision loses the difference in the rounding of the logits.
+    For the same reason float16 samples are refused without autocast, and bfloat16 ones draw a warning if
+    $\sigma$ is small. Dropout in the critic draws anew and drowns the difference.
 
     Args:
         weight: $\lambda$.
@@ -139,7 +157,13 @@ class ApproximateR1Penalty(_Approximation):
         return self._penalty(critic, "real", real, generator)
 
 
-@block(double_backward=True, compile=True, autocast=True, distributed=True, dtypes=ALL_FLOATS)
+@block(
+    double_backward=True,
+    compile=True,
+    autocast=True,
+    distributed=True,
+    dtypes=("bfloat16", "float32", "float64"),
+)
 class ApproximateR2Penalty(_Approximation):
     r"""R2 by finite differences, for critics that cannot be differentiated twice.
 

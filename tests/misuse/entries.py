@@ -457,6 +457,12 @@ def schedule() -> Any:
     return registry.build({"block": "LinearSchedule", "start": 0.5, "end": 2.0, "steps": 8})
 
 
+OF_THE_NETWORK = dict.fromkeys(
+    ("in float64", "in bfloat16", "in float16", "complex", "on meta", "a module of other shapes"),
+    "any network is taken; torch says whether it takes the input",
+)
+
+
 def trained_samples() -> dict[str, Any]:
     """Samples, and a critic with a weight: a frozen one is refused."""
     weight = torch.ones((), requires_grad=True)
@@ -505,6 +511,7 @@ def penalties() -> list[Entry]:
             functools.partial(make, spec), "", "penalty",
             trained_samples if "Approximate" in spec["block"] else samples, reference, ("generator",),
             ignored=ignored, optional=optional,
+            legal={"bfloat16": "warned: sigma drowns in rounding"} if "Approx" in spec["block"] else {},
         )
         for spec, reference, ignored, optional in table
     ]  # fmt: skip
@@ -1202,8 +1209,15 @@ def training() -> list[Entry]:
             lambda g: averaged(**g),
             optional=("rampup",),
             defaulted=("half_life",),
+            legal=OF_THE_NETWORK,
         ),
-        Entry("EMA.update", "training", updated, lambda g: halfway(**g)),
+        Entry(
+            "EMA.update",
+            "training",
+            updated,
+            lambda g: halfway(**g),
+            legal={"an infinity": "a network that has diverged has no average"},
+        ),
         Entry(
             "EMA.forward",
             "training",
@@ -1212,7 +1226,13 @@ def training() -> list[Entry]:
             signature=False,
             passes_on=True,
         ),
-        Entry("FeatureExtractor", "training", extracted, lambda g: features(**g)),
+        Entry(
+            "FeatureExtractor",
+            "training",
+            extracted,
+            lambda g: features(**g),
+            legal=OF_THE_NETWORK,
+        ),
         Entry(
             "FeatureExtractor.forward",
             "training",
