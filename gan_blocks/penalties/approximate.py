@@ -51,8 +51,8 @@ class _Approximation(nn.Module):
         check_generator(generator)
         if x.dtype == torch.bfloat16 and self.sigma < _COARSE and not torch.compiler.is_compiling():
             warn_caller(
-                f"{name} is bfloat16, in which noise of sigma={self.sigma} drowns in the rounding of the "
-                f"samples and the logits: use float32 samples, or a sigma of {_COARSE} or more"
+                f"{name} is bfloat16, in which noise of sigma={self.sigma} drowns in the rounding of "
+                f"the samples and the logits: use float32 samples, or a sigma of {_COARSE} or more"
             )
         # The difference of two logits is small, so the critic runs in float32.
         with without_autocast(x):

@@ -457,7 +457,7 @@ def schedule() -> Any:
     return registry.build({"block": "LinearSchedule", "start": 0.5, "end": 2.0, "steps": 8})
 
 
-OF_THE_NETWORK = dict.fromkeys(
+OF_THE_NETWORK: dict[str, str] = dict.fromkeys(
     ("in float64", "in bfloat16", "in float16", "complex", "on meta", "a module of other shapes"),
     "any network is taken; torch says whether it takes the input",
 )
