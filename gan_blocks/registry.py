@@ -195,7 +195,7 @@ class Registry:
             others = {c: e for c, e in self._by_class.items() if e.plugin != plugin}
             by_class = {entry.cls: entry for entry in entries.values()} | others
             kept = {n: e for n, e in self._entries.items() if e.plugin != plugin}
-            # In this order: what can be found by its name can be told by its class.
+            # Classes first, so that another thread never finds a name whose class is still unknown.
             self._by_class = MappingProxyType(by_class)
             self._entries = MappingProxyType(kept | entries)
 

@@ -249,7 +249,7 @@ def _read_only_names(instance: Any) -> frozenset[str]:
     arguments, attributes = vars(instance)[_RECORD], dict(vars(instance))
     modules = attributes.get("_modules") or {}
     names = {n for cls in type(instance).__mro__ for n in getattr(blueprint(cls), "parameters", ())}
-    # A layer that an argument `bias` has made a parameter of is state, as a child made by it is.
+    # A parameter, buffer or child module that only shares an argument's name is state.
     names -= {*attributes.get("_parameters", ()), *attributes.get("_buffers", ())}
     names -= {name for name, child in modules.items() if child is not arguments.get(name)}
     # Python shares small numbers and strings, so their identity proves nothing.

@@ -77,18 +77,17 @@ class Packing(nn.Module):
 
     $$y_j = (x_{jm},\, x_{jm+1},\, \dots,\, x_{jm+m-1}), \qquad j = 0, \dots, N/m - 1.$$
 
-    In front of a discriminator it makes the game one between $p^m$ and $q^m$, the distributions of $m$
-    independent samples. Two generators may be as far from the data, and one of them leave out modes
-    while the other does not: with $m$ the distance of the first grows faster. The discriminator takes
-    $m$ times the channels and gives $N/m$ logits, and losses take them as they are.
+    The discriminator then compares $p^m$ with $q^m$, the distributions of $m$ independent samples. This
+    penalizes mode collapse: of two generators at the same distance from the data, the distance grows faster
+    with $m$ for the one that leaves out modes. The discriminator takes $m$ times the channels and gives
+    $N/m$ logits. Losses take them as they are.
 
     It is [`pack`][gan_blocks.pack] as a module. Apply it to the samples before the critic and give
     penalties the packs; a penalty refuses a critic that packs inside, since it cannot tell the logits
     of packs from too few logits of samples.
 
-    The samples of a batch have to be in random order: neighbors that are alike in the data, such as
-    images sorted by class, would tell it from the generator's. Under DDP each process packs its own
-    samples.
+    Shuffle the samples of a batch. If neighbors in the data are alike, as in images sorted by class, the
+    discriminator recognizes real packs by that. Under DDP each process packs its own samples.
 
     Args:
         pack_size: $m$, the paper's degree of packing; 1 changes nothing.

@@ -341,15 +341,15 @@ class WithReference(nn.Module):
 
 _lock = threading.Lock()
 _kept: dict[nn.Module, tuple[int, bool, float | None]] = {}
-"""Norms that learn nothing at the moment: for how many reference passes, and their own settings."""
+"""Norms whose running statistics are paused: the number of reference passes and the saved settings."""
 
 
 @contextmanager
 def _running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Layers with running statistics normalize as always, but do not learn from the reference.
+    """Pause running statistics while the reference passes through the network.
 
-    Their settings are not a thread's own. So while the reference of one thread is on its way, the norm
-    learns nothing from the other threads either; the last of them puts the settings back.
+    The layers normalize as always. Their settings are shared by all threads, so meanwhile they take
+    nothing in from other threads either. The last thread restores the settings.
     """
     norms = [m for m in network.modules() if isinstance(m, _NormBase) and m.training]
     if not norms:

@@ -243,7 +243,7 @@ class Case:
             return one_tensor(function(block, *inputs), what)
 
     def _gradients(self, inputs: tuple[Tensor, ...]) -> AbstractContextManager[Any]:
-        """A loss of plain numbers trains nothing, so it is asked for its value only."""
+        """Turn gradients off for inputs that need none: a loss would warn that it trains nothing."""
         plain = not any(x.requires_grad for x in inputs)
         return (
             torch.no_grad() if plain and self.entry.kind in ("loss", "penalty") else nullcontext()

@@ -521,16 +521,16 @@ def _states_of_parts_and_whole(case: Case) -> list[tuple[Tensor, Tensor]]:
 
 
 def sees_mates(case: Case) -> bool:
-    """Return whether the first sample counts otherwise beside other samples.
+    """Return whether the first sample's result depends on the other samples of the batch.
 
-    A scalar is judged by its gradient with respect to this sample, or if there is none by whether it is
-    the mean of those of two parts.
+    For a scalar result, compare its gradient with respect to the first sample. If there is no gradient,
+    compare the whole batch with the mean of two parts.
     """
     batch, rest = _batch_and_rest(case, case.tensors())
     block = case.block(dtype=torch.float64)
 
     def of_first(factor: float) -> Tensor:
-        """What the first sample gets, where the others are turned around and multiplied."""
+        """Return the first sample's result after the others are reversed and scaled."""
         samples = [torch.cat([x[:1], _times(x[1:].flip(0), factor)]) for x in batch]
         with _drawing_with(_seeded_draws()):
             result, gradients = _objective_of(case, copy.deepcopy(block), (*samples, *rest))

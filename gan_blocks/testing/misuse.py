@@ -65,10 +65,10 @@ def tensors_of(recorder: Recorder) -> dict[str, Tensor]:
 
 
 def fault_of(error: Exception) -> str:
-    """Return what is wrong with an error as an answer to a wrong argument; empty if nothing is.
+    """Return why an error is a poor answer to a wrong argument, or an empty string.
 
-    It should be raised on purpose, outside of torch, as a TypeError, a ValueError or an error of this
-    library, with a message.
+    A good one is a TypeError, a ValueError or an error of this library, has a message, and comes from a
+    `raise` statement outside of torch.
     """
     if not isinstance(error, TypeError | ValueError | GanBlocksError):
         return f"is a {type(error).__name__}, and should be a TypeError or a ValueError"
