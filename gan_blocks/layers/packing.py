@@ -78,9 +78,9 @@ class Packing(nn.Module):
     $$y_j = (x_{jm},\, x_{jm+1},\, \dots,\, x_{jm+m-1}), \qquad j = 0, \dots, N/m - 1.$$
 
     The discriminator then compares $p^m$ with $q^m$, the distributions of $m$ independent samples. This
-    penalizes mode collapse: of two generators at the same distance from the data, the distance grows faster
-    with $m$ for the one that leaves out modes. The discriminator takes $m$ times the channels and gives
-    $N/m$ logits. Losses take them as they are.
+    penalizes mode collapse: of two generators at the same distance from the data, the distance grows
+    faster with $m$ for the one that leaves out modes. The discriminator takes $m$ times the channels and
+    gives $N/m$ logits. Losses take them as they are.
 
     It is [`pack`][gan_blocks.pack] as a module. Apply it to the samples before the critic and give
     penalties the packs; a penalty refuses a critic that packs inside, since it cannot tell the logits
