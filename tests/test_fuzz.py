@@ -93,8 +93,8 @@ def test_what_keeps_the_limits_builds_or_breaks_a_relation(kind, data):
 def test_sizes_up_to_the_limits_take_no_time(kind, data):
     try:
         result = normalised(data.draw(specs(kind, largest=None)), kind)
-    except RuntimeError as error:  # torch's own word on a tensor that no memory could hold
-        if "Storage size calculation overflowed" not in str(error):
+    except (RuntimeError, TypeError) as error:  # torch's own, of a tensor that no memory could hold
+        if "overflow" not in str(error).lower():
             raise
     else:
         assert isinstance(result, dict) or is_relation(result), result
