@@ -233,7 +233,9 @@ class Averaging(Clocked):
             value: The mean of the statistic over all samples since the last step.
             seen: A boolean for each entry, true if it had any samples.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} should override commit(value, seen), which takes in what was pooled"
+        )
 
 
 class Following:
